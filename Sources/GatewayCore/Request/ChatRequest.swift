@@ -1,0 +1,54 @@
+/// A generation to run, independent of any dialect.
+package struct ChatRequest: Sendable, Equatable {
+    package var messages: [ChatMessage]
+    package var sampling: SamplingParameters
+
+    package init(messages: [ChatMessage], sampling: SamplingParameters) {
+        self.messages = messages
+        self.sampling = sampling
+    }
+}
+
+package struct ChatMessage: Sendable, Equatable {
+    package enum Role: String, Sendable { case system, user, assistant }
+    package var role: Role
+    package var content: String
+
+    package init(role: Role, content: String) {
+        self.role = role
+        self.content = content
+    }
+}
+
+/// Sampling parameters; a nil one is left out of the upstream's request.
+package struct SamplingParameters: Sendable, Equatable {
+    package var temperature: JSONNumber?
+    package var topP: JSONNumber?
+    package var topK: Int?
+    package var maxTokens: Int?
+
+    package init(
+        temperature: JSONNumber? = nil, topP: JSONNumber? = nil, topK: Int? = nil, maxTokens: Int? = nil
+    ) {
+        self.temperature = temperature
+        self.topP = topP
+        self.topK = topK
+        self.maxTokens = maxTokens
+    }
+}
+
+/// A JSON number that is written the way it was read: `1` stays `1` and `1.0` stays `1.0`.
+package enum JSONNumber: Sendable, Hashable, ExpressibleByIntegerLiteral, ExpressibleByFloatLiteral {
+    case integer(Int64)
+    case double(Double)
+
+    package init(integerLiteral value: Int64) { self = .integer(value) }
+    package init(floatLiteral value: Double) { self = .double(value) }
+
+    package var doubleValue: Double {
+        switch self {
+        case .integer(let value): Double(value)
+        case .double(let value): value
+        }
+    }
+}
