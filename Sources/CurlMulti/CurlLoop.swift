@@ -1,0 +1,289 @@
+import CCurl
+import Glibc
+
+/// One thread's libcurl: every `CURL*` and `CURLM*` of it lives here and nowhere else.
+///
+/// `curl_multi_socket_action` with our own level-triggered epoll: unlike `curl_multi_poll` it touches only the
+/// transfers that are ready. <https://curl.se/libcurl/c/curl_multi_socket_action.html>
+final class CurlLoop {
+    private let mailbox: Mailbox
+    private let configuration: CurlEngineConfiguration
+    private let epoll: Int32
+    private let multi: UnsafeMutableRawPointer
+    private var transfers: [UInt64: ActiveTransfer] = [:]
+    private var hosts = HostTable()
+    private var outboxes: [(queue: any DeliveryQueue, batch: [Delivery])] = []
+    private var dirty: [ActiveTransfer] = []
+    private var spareHandles: [UnsafeMutableRawPointer] = []
+    private var commands: [Mailbox.Command] = []
+    private var statistics = CurlEngineStatistics()
+    /// When curl wants to be called; nil where it waits for sockets only.
+    private var curlDeadline: Int64?
+    /// No timer of ours fires before this; the true next one is found by a scan when it passes.
+    private var nextScan: Int64 = .max
+    private var isRunning = true
+    /// Read once a turn; within a turn time stands still.
+    private(set) var now: Int64 = CurlLoop.clock()
+
+    init(mailbox: Mailbox, configuration: CurlEngineConfiguration, epoll: Int32) {
+        self.mailbox = mailbox
+        self.configuration = configuration
+        self.epoll = epoll
+        multi = curl_multi_init()
+        let context = Unmanaged.passUnretained(self).toOpaque()
+        ccurl_multi_set_socket_callback(multi) { _, fd, what, context, _ in
+            CurlLoop.from(context).watch(fd, what)
+            return 0
+        }
+        ccurl_multi_set_pointer(multi, CURLMOPT_SOCKETDATA, context)
+        ccurl_multi_set_timer_callback(multi) { _, milliseconds, context in
+            // curl must not be called from here: only the deadline is noted.
+            let loop = CurlLoop.from(context)
+            loop.curlDeadline = milliseconds < 0 ? nil : loop.now + Int64(milliseconds) * 1_000_000
+            return 0
+        }
+        ccurl_multi_set_pointer(multi, CURLMOPT_TIMERDATA, context)
+        // The default shrinks with current use and would drop warm connections.
+        ccurl_multi_set_long(multi, CURLMOPT_MAXCONNECTS, configuration.maxIdleConnections)
+        ccurl_multi_set_long(multi, CURLMOPT_PIPELINING, 0)
+        _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, mailbox.eventFD, EPOLLIN.rawValue)
+    }
+
+    deinit {
+        for easy in spareHandles { curl_easy_cleanup(easy) }
+        curl_multi_cleanup(multi)
+        close(epoll)
+    }
+
+    private static func from(_ context: UnsafeMutableRawPointer?) -> CurlLoop {
+        Unmanaged<CurlLoop>.fromOpaque(context!).takeUnretainedValue()
+    }
+
+    private static func clock() -> Int64 {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
+    }
+
+    // MARK: The loop
+
+    func run() {
+        var events = [epoll_event](repeating: epoll_event(), count: 256)
+        while isRunning {
+            let ready = epoll_wait(epoll, &events, Int32(events.count), timeout())
+            now = Self.clock()
+            statistics.loopTurns += 1
+            for event in events.prefix(Int(max(0, ready))) { handle(event) }
+            if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
+            if now >= nextScan { fireTimers() }
+            collectFinished()
+            flush()
+        }
+        endAll()
+    }
+
+    /// Milliseconds to wait, rounded up so that a deadline has passed when the wait ends; -1 is for ever.
+    private func timeout() -> Int32 {
+        let next = min(curlDeadline ?? .max, nextScan)
+        guard next != .max else { return -1 }
+        return Int32(clamping: max(0, (next - Self.clock() + 999_999) / 1_000_000))
+    }
+
+    private func handle(_ event: epoll_event) {
+        var event = event
+        let fd = ccurl_epoll_fd(&event)
+        if fd == mailbox.eventFD {
+            mailbox.clearWake()
+            mailbox.take(into: &commands, statistics: statistics)
+            for command in commands { perform(command) }
+            return
+        }
+        var mask: Int32 = 0
+        if event.events & (EPOLLIN.rawValue | EPOLLHUP.rawValue) != 0 { mask |= CURL_CSELECT_IN }
+        if event.events & EPOLLOUT.rawValue != 0 { mask |= CURL_CSELECT_OUT }
+        if event.events & EPOLLERR.rawValue != 0 { mask |= CURL_CSELECT_ERR }
+        act(fd, mask)
+    }
+
+    private func act(_ fd: curl_socket_t, _ mask: Int32) {
+        if fd == ccurl_socket_timeout { curlDeadline = nil }
+        var running: Int32 = 0
+        curl_multi_socket_action(multi, fd, mask, &running)
+    }
+
+    /// Applies what curl wants watched; stale descriptors are forgiven, since curl may have closed one meanwhile.
+    private func watch(_ fd: curl_socket_t, _ what: Int32) {
+        guard what != CURL_POLL_REMOVE else {
+            _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
+            return
+        }
+        var events: UInt32 = 0
+        if what & CURL_POLL_IN != 0 { events |= EPOLLIN.rawValue }
+        if what & CURL_POLL_OUT != 0 { events |= EPOLLOUT.rawValue }
+        if ccurl_epoll_control(epoll, EPOLL_CTL_MOD, fd, events) != 0, errno == ENOENT {
+            _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, fd, events)
+        }
+    }
+
+    // MARK: Commands
+
+    private func perform(_ command: Mailbox.Command) {
+        switch command {
+        case .start(let id, let request, let receiver, let queue):
+            start(id, request, receiver, queue)
+        case .cancel(let id):
+            if let transfer = transfers[id] { end(transfer, code: CURLE_OK, ownReason: .cancelled) }
+        case .acknowledge(let id, let bytes):
+            if let transfer = transfers[id], transfer.acknowledge(bytes), let easy = transfer.easy {
+                schedule(transfer)
+                curl_easy_pause(easy, CURLPAUSE_CONT)
+            }
+        case .resolved(let host, let addresses):
+            resolved(host, addresses)
+        case .shutdown:
+            isRunning = false
+        }
+    }
+
+    private func start(
+        _ id: UInt64, _ request: TransferRequest, _ receiver: any TransferReceiver, _ queue: any DeliveryQueue
+    ) {
+        statistics.startedTransfers += 1
+        let transfer = ActiveTransfer(
+            id: id, request: request, receiver: receiver, outbox: outboxIndex(queue), phase: .connecting,
+            configuration: configuration, loop: self)
+        transfers[id] = transfer
+        statistics.activeTransfers = transfers.count
+        schedule(transfer)
+        if request.target.isNumeric {
+            launch(transfer)
+            return
+        }
+        let host = request.target.host
+        let (addresses, mustLookUp) = hosts.find(host, now: now)
+        if mustLookUp { HostTable.start(host, reportingTo: mailbox) }
+        if addresses.isEmpty {
+            transfer.phase = .resolving
+        } else {
+            launch(transfer, addresses: addresses)
+        }
+    }
+
+    private func resolved(_ host: String, _ addresses: [String]) {
+        hosts.finished(host, addresses: addresses, freshUntil: now + configuration.addressLifetime.nanoseconds)
+        for transfer in transfers.values where transfer.phase == .resolving && transfer.request.target.host == host {
+            if addresses.isEmpty {
+                end(transfer, code: CURLE_COULDNT_RESOLVE_HOST, ownReason: nil)
+            } else {
+                transfer.phase = .connecting
+                launch(transfer, addresses: addresses)
+            }
+        }
+    }
+
+    private func launch(_ transfer: ActiveTransfer, addresses: [String] = []) {
+        guard let easy = spareHandles.popLast() ?? curl_easy_init() else {
+            end(transfer, code: CURLE_OUT_OF_MEMORY, ownReason: nil)
+            return
+        }
+        if !addresses.isEmpty {
+            let target = transfer.request.target
+            transfer.pin = HostTable.Pin(host: target.host, port: target.port, addresses: addresses)
+        }
+        transfer.easy = easy
+        EasyHandle.configure(easy, for: transfer, maxIdleAge: configuration.maxIdleAge)
+        let added = curl_multi_add_handle(multi, easy)
+        if added != CURLM_OK { end(transfer, code: CURLE_FAILED_INIT, ownReason: nil) }
+    }
+
+    // MARK: Timers
+
+    func schedule(_ transfer: ActiveTransfer) {
+        if let deadline = transfer.deadline, deadline.at < nextScan { nextScan = deadline.at }
+    }
+
+    private func fireTimers() {
+        nextScan = .max
+        for transfer in transfers.values {
+            guard let deadline = transfer.deadline else { continue }
+            if deadline.at <= now {
+                end(transfer, code: CURLE_OK, ownReason: deadline.reason)
+            } else if deadline.at < nextScan {
+                nextScan = deadline.at
+            }
+        }
+    }
+
+    // MARK: Ends
+
+    private func collectFinished() {
+        var left: Int32 = 0
+        while let message = curl_multi_info_read(multi, &left) {
+            guard message.pointee.msg == CURLMSG_DONE else { continue }
+            let code = message.pointee.data.result
+            var context: UnsafeMutableRawPointer?
+            ccurl_get_pointer(message.pointee.easy_handle, CURLINFO_PRIVATE, &context)
+            let transfer = Unmanaged<ActiveTransfer>.fromOpaque(context!).takeUnretainedValue()
+            end(transfer, code: code, ownReason: nil)
+        }
+    }
+
+    private func end(_ transfer: ActiveTransfer, code: CURLcode, ownReason: TransferFailure.Reason?) {
+        guard transfers.removeValue(forKey: transfer.id) != nil else { return }
+        statistics.activeTransfers = transfers.count
+        statistics.pauses += transfer.pauses
+        let result = EasyHandle.result(of: transfer, code: code, ownReason: ownReason, now: now)
+        if let easy = transfer.easy {
+            // Removing a handle in mid-transfer closes its connection: the upstream learns that nobody listens.
+            curl_multi_remove_handle(multi, easy)
+            curl_easy_reset(easy)
+            if spareHandles.count < 64 { spareHandles.append(easy) } else { curl_easy_cleanup(easy) }
+            transfer.easy = nil
+        }
+        deliver(transfer)
+        outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .end(result)))
+    }
+
+    private func endAll() {
+        for transfer in transfers.values { end(transfer, code: CURLE_OK, ownReason: .cancelled) }
+        flush()
+        for case .start(_, _, let receiver, let queue) in mailbox.close() {
+            queue.deliver([Delivery(receiver: receiver, event: .end(.endedBeforeStart))])
+        }
+    }
+
+    // MARK: Deliveries
+
+    private func outboxIndex(_ queue: any DeliveryQueue) -> Int {
+        if let index = outboxes.firstIndex(where: { $0.queue === queue }) { return index }
+        outboxes.append((queue, []))
+        return outboxes.count - 1
+    }
+
+    /// Called from curl's callbacks: there is something to deliver at the end of this turn.
+    func markDirty(_ transfer: ActiveTransfer) {
+        schedule(transfer)
+        guard !transfer.isDirty else { return }
+        transfer.isDirty = true
+        dirty.append(transfer)
+    }
+
+    private func deliver(_ transfer: ActiveTransfer) {
+        transfer.isDirty = false
+        let (head, body) = transfer.takeReady()
+        if let head { outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .head(head))) }
+        if !body.isEmpty {
+            outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .body(body)))
+        }
+    }
+
+    private func flush() {
+        for transfer in dirty where transfer.isDirty { deliver(transfer) }
+        dirty.removeAll(keepingCapacity: true)
+        for index in outboxes.indices where !outboxes[index].batch.isEmpty {
+            let batch = outboxes[index].batch
+            outboxes[index].batch = []
+            outboxes[index].queue.deliver(batch)
+        }
+    }
+}

@@ -1,0 +1,94 @@
+import CCurl
+import Glibc
+
+/// Addresses of named hosts, looked up away from the loop: a look-up inside libcurl joins the resolver's thread when
+/// its transfer is cancelled, and that would hold up every other transfer.
+struct HostTable {
+    /// What curl is told a name means; it must live as long as a transfer uses it.
+    final class Pin {
+        let list: UnsafeMutablePointer<curl_slist>?
+        init(host: String, port: Int, addresses: [String]) {
+            let all = addresses.map { $0.utf8.contains(UInt8(ascii: ":")) ? "[\($0)]" : $0 }
+            list = curl_slist_append(nil, "\(host):\(port):\(all.joined(separator: ","))")
+        }
+        deinit { curl_slist_free_all(list) }
+    }
+
+    private struct Entry {
+        var addresses: [String] = []
+        var freshUntil: Int64 = 0
+        var isLookingUp = false
+    }
+
+    private var entries: [String: Entry] = [:]
+
+    /// - Returns: the addresses, where any are known, and whether a look-up must be started now. A stale address is
+    ///   used while it is looked up again.
+    mutating func find(_ host: String, now: Int64) -> (addresses: [String], mustLookUp: Bool) {
+        let entry = entries[host, default: Entry()]
+        let mustLookUp = now >= entry.freshUntil && !entry.isLookingUp
+        if mustLookUp { entries[host, default: entry].isLookingUp = true }
+        return (entry.addresses, mustLookUp)
+    }
+
+    /// A failed look-up keeps the old addresses: a name server that is down must not take the upstreams with it.
+    mutating func finished(_ host: String, addresses: [String], freshUntil: Int64) {
+        var entry = entries[host, default: Entry()]
+        entry.isLookingUp = false
+        if !addresses.isEmpty {
+            entry.addresses = addresses
+            entry.freshUntil = freshUntil
+        }
+        entries[host] = entry
+    }
+
+    /// Starts a look-up on a thread of its own and posts its result; at most one a host runs at a time.
+    static func start(_ host: String, reportingTo mailbox: Mailbox) {
+        final class Job {
+            let host: String
+            let mailbox: Mailbox
+            init(host: String, mailbox: Mailbox) {
+                self.host = host
+                self.mailbox = mailbox
+            }
+        }
+        var thread = pthread_t()
+        let job = Unmanaged.passRetained(Job(host: host, mailbox: mailbox))
+        let result = pthread_create(
+            &thread, nil,
+            { argument in
+                let job = Unmanaged<Job>.fromOpaque(argument!).takeRetainedValue()
+                job.mailbox.post(.resolved(host: job.host, addresses: HostTable.lookUp(job.host)))
+                return nil
+            }, job.toOpaque())
+        if result == 0 {
+            pthread_detach(thread)
+        } else {
+            job.release()
+            mailbox.post(.resolved(host: host, addresses: []))
+        }
+    }
+
+    private static func lookUp(_ host: String) -> [String] {
+        var hints = addrinfo()
+        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        hints.ai_flags = AI_ADDRCONFIG
+        var result: UnsafeMutablePointer<addrinfo>?
+        guard getaddrinfo(host, nil, &hints, &result) == 0 else { return [] }
+        defer { freeaddrinfo(result) }
+        var addresses: [String] = []
+        var next = result
+        while let info = next {
+            var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+            if getnameinfo(
+                info.pointee.ai_addr, info.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0, NI_NUMERICHOST)
+                == 0
+            {
+                let address = String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+                if !addresses.contains(address) { addresses.append(address) }
+            }
+            next = info.pointee.ai_next
+        }
+        return addresses
+    }
+}

@@ -1,0 +1,81 @@
+import CCurl
+import Glibc
+import Synchronization
+
+/// The only thing that other threads share with a loop.
+final class Mailbox: Sendable {
+    enum Command: Sendable {
+        case start(UInt64, TransferRequest, any TransferReceiver, any DeliveryQueue)
+        case cancel(UInt64)
+        case acknowledge(UInt64, Int)
+        /// A name look-up ended; empty where the name has no address.
+        case resolved(host: String, addresses: [String])
+        case shutdown
+    }
+
+    private struct State {
+        var commands: [Command] = []
+        var statistics = CurlEngineStatistics()
+        var isClosed = false
+    }
+
+    private let state = Mutex(State())
+    let eventFD: Int32
+
+    init() throws(CurlEngineError) {
+        eventFD = eventfd(0, Int32(EFD_NONBLOCK | EFD_CLOEXEC))
+        guard eventFD >= 0 else { throw CurlEngineError(detail: "no descriptor left for a transfer loop") }
+    }
+
+    deinit { close(eventFD) }
+
+    /// Wakes the loop only when the mailbox was empty: the loop takes all at once.
+    func post(_ command: Command) {
+        let (wake, refused) = state.withLock { state in
+            guard !state.isClosed else { return (false, true) }
+            state.commands.append(command)
+            return (state.commands.count == 1, false)
+        }
+        if wake {
+            var one: UInt64 = 1
+            _ = write(eventFD, &one, 8)
+        }
+        if refused, case .start(_, _, let receiver, let queue) = command {
+            queue.deliver([Delivery(receiver: receiver, event: .end(.endedBeforeStart))])
+        }
+    }
+
+    /// Swaps the commands out; `spare`'s storage is used for the next ones.
+    func take(into spare: inout [Command], statistics: CurlEngineStatistics) {
+        spare.removeAll(keepingCapacity: true)
+        state.withLock { state in
+            swap(&state.commands, &spare)
+            state.statistics = statistics
+        }
+    }
+
+    /// After this every start is refused with an end of its own. Returns what was still waiting.
+    func close() -> [Command] {
+        state.withLock { state in
+            state.isClosed = true
+            defer { state.commands = [] }
+            return state.commands
+        }
+    }
+
+    func clearWake() {
+        var count: UInt64 = 0
+        _ = read(eventFD, &count, 8)
+    }
+
+    var statistics: CurlEngineStatistics { state.withLock { $0.statistics } }
+
+    private func close(_ fd: Int32) { _ = Glibc.close(fd) }
+}
+
+extension TransferResult {
+    /// The end of a transfer that never reached curl.
+    static let endedBeforeStart = TransferResult(
+        failure: TransferFailure(reason: .cancelled, curlCode: 0, detail: "the engine has stopped"), connectTime: .zero,
+        firstByteTime: .zero, totalTime: .zero, bytesReceived: 0, isReusedConnection: false)
+}

@@ -1,0 +1,75 @@
+/// What happens to a transfer, in order: at most one head, any number of bodies, exactly one end.
+package enum TransferEvent: Sendable {
+    case head(ResponseHead)
+    case body([UInt8])
+    case end(TransferResult)
+}
+
+/// Receives the events of one transfer, on the thread its ``DeliveryQueue`` brings them to.
+package protocol TransferReceiver: AnyObject, Sendable {
+    func receive(_ event: TransferEvent)
+}
+
+/// The way to one consumer thread, such as an event loop. Called on a loop thread, at most once a turn, with all that
+/// the turn produced for that consumer.
+package protocol DeliveryQueue: AnyObject, Sendable {
+    func deliver(_ batch: [Delivery])
+}
+
+package struct Delivery: Sendable {
+    package let receiver: any TransferReceiver
+    package let event: TransferEvent
+}
+
+/// The final (not 1xx) head of a reply. Only the fields that somebody reads are kept, bounded.
+package struct ResponseHead: Sendable, Equatable {
+    package var status: Int
+    /// At most 256 bytes.
+    package var contentType: String?
+    /// At most 256 bytes.
+    package var retryAfter: String?
+}
+
+/// How a transfer ended. No failure means that curl saw nothing wrong, not that the reply is whole: curl reports
+/// success for many damaged replies, so the caller judges by the body's own end.
+package struct TransferResult: Sendable {
+    package var failure: TransferFailure?
+    /// Until the connection was up; zero on a reused one.
+    package var connectTime: Duration
+    /// Until the first byte of the reply; zero where none came.
+    package var firstByteTime: Duration
+    package var totalTime: Duration
+    package var bytesReceived: Int
+    package var isReusedConnection: Bool
+}
+
+package struct TransferFailure: Error, Sendable, Equatable {
+    /// A closed set, fit for a metric label.
+    package enum Reason: String, Sendable, CaseIterable {
+        case cancelled
+        case resolve
+        case connect
+        case connectTimer = "connect_timer"
+        case tls
+        /// A pooled connection died before any byte of the reply; the replay that curl was about to make was stopped.
+        case staleConnection = "stale_connection"
+        /// The request went out and the connection ended without a byte back.
+        case noReply = "no_reply"
+        case firstByteTimer = "first_byte_timer"
+        case idleTimer = "idle_timer"
+        case totalTimer = "total_timer"
+        case headTooLarge = "head_too_large"
+        /// The head or the transfer encoding is damaged.
+        case protocolError = "protocol_error"
+        /// The connection ended inside the body.
+        case cut
+        /// curl itself could not go on (memory, a bad handle).
+        case engine
+    }
+
+    package var reason: Reason
+    /// libcurl's CURLcode, 0 where the end was ours.
+    package var curlCode: UInt32
+    /// For logs; at most 200 bytes.
+    package var detail: String
+}

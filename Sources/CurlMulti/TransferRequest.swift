@@ -1,0 +1,116 @@
+import CCurl
+import Glibc
+
+/// One HTTP request to make. Everything in it is immutable and may be shared by many transfers.
+package struct TransferRequest: Sendable {
+    package enum Method: Sendable { case get, post }
+    package var method: Method
+    package var target: TransferTarget
+    /// Path and query, starting with `/`.
+    package var path: String
+    package var headers: HeaderList
+    package var body: RequestBody?
+    package var timers: TransferTimers
+
+    package init(
+        method: Method, target: TransferTarget, path: String, headers: HeaderList, body: RequestBody? = nil,
+        timers: TransferTimers = TransferTimers()
+    ) {
+        self.method = method
+        self.target = target
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.timers = timers
+    }
+}
+
+/// The server a transfer goes to. The host is kept apart so that the engine resolves it itself.
+package struct TransferTarget: Sendable, Hashable {
+    package var isTLS: Bool
+    /// A name or a numeric address, IPv6 without brackets.
+    package var host: String
+    package var port: Int
+
+    package init(isTLS: Bool, host: String, port: Int) {
+        self.isTLS = isTLS
+        self.host = host
+        self.port = port
+    }
+
+    var origin: String {
+        "\(isTLS ? "https" : "http")://\(host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host):\(port)"
+    }
+
+    /// Whether the host needs no look-up.
+    var isNumeric: Bool {
+        var v4 = in_addr()
+        var v6 = in6_addr()
+        return inet_pton(AF_INET, host, &v4) == 1 || inet_pton(AF_INET6, host, &v6) == 1
+    }
+}
+
+/// How long each phase of a transfer may last; nil is without limit. Monotonic.
+package struct TransferTimers: Sendable, Equatable {
+    /// From start to a connection that is up, name look-up and TLS included.
+    package var connect: Duration?
+    /// From the request on its way to the first byte of the reply.
+    package var firstByte: Duration?
+    /// Between two receptions of bytes; frozen while the transfer is paused for its receiver.
+    package var idle: Duration?
+    /// From start to end.
+    package var total: Duration?
+
+    package init(
+        connect: Duration? = nil, firstByte: Duration? = nil, idle: Duration? = nil, total: Duration? = nil
+    ) {
+        self.connect = connect
+        self.firstByte = firstByte
+        self.idle = idle
+        self.total = total
+    }
+}
+
+/// Header lines in curl's own form, built once and shared by many transfers.
+package final class HeaderList: Sendable {
+    // Written in init only; curl reads it from its loop threads.
+    nonisolated(unsafe) let list: UnsafeMutablePointer<curl_slist>?
+
+    /// - Returns: nil where a name or value holds CR, LF or NUL, which curl would send as it is.
+    package init?(_ fields: [(name: String, value: String)]) {
+        var list: UnsafeMutablePointer<curl_slist>?
+        // Without this curl waits a second for `100 Continue` before it sends a larger body.
+        list = curl_slist_append(list, "Expect:")
+        for (name, value) in fields {
+            guard !name.isEmpty, Self.isClean(name), Self.isClean(value) else {
+                curl_slist_free_all(list)
+                return nil
+            }
+            // curl removes a header that has no value; a semicolon in place of the colon sends it empty.
+            list = curl_slist_append(list, value.isEmpty ? "\(name);" : "\(name): \(value)")
+        }
+        self.list = list
+    }
+
+    private static func isClean(_ text: String) -> Bool {
+        text.utf8.allSatisfy { $0 != 0 && $0 != 10 && $0 != 13 }
+    }
+
+    deinit { curl_slist_free_all(list) }
+}
+
+/// A request body at a fixed address: curl does not copy it, and all attempts of a request share it.
+package final class RequestBody: Sendable {
+    // Written in init only.
+    nonisolated(unsafe) let bytes: UnsafeMutableRawBufferPointer
+
+    package init(copying source: UnsafeRawBufferPointer) {
+        bytes = .allocate(byteCount: max(source.count, 1), alignment: 1)
+        bytes.copyMemory(from: source)
+        count = source.count
+    }
+
+    package let count: Int
+
+    deinit { bytes.deallocate() }
+}

@@ -1,0 +1,188 @@
+import NIOHTTP1
+
+/// What the gateway needs of a request's head, read in one pass over the headers.
+struct RequestHead: Sendable {
+    var method: HTTPMethod
+    /// Percent-encoded, without the query.
+    var path: Substring
+    /// Percent-encoded, without the `?`.
+    var query: Substring?
+    var contentLength: Int?
+    var isChunked = false
+    /// Media type without parameters, lower case.
+    var contentType: String?
+    var acceptsNDJSON = false
+    var expectsContinue = false
+    var keepAlive: Bool
+    /// The client asked to leave HTTP/1.1 (`Upgrade:` or CONNECT): the parser reads nothing further.
+    var leavesHTTP = false
+    /// The client's own `X-Request-Id`, where it is one we can pass on.
+    var requestID: String?
+
+    var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
+}
+
+/// A request that is refused before any work starts: a status and the text of its `{"error": …}`.
+struct RequestRefusal: Error, Sendable, Equatable {
+    var status: Int
+    var message: String
+    /// Whether the connection can serve another request: not where the framing is in doubt.
+    var closes: Bool = true
+    var allow: String?
+
+    init(_ status: Int, _ message: String, closes: Bool = true, allow: String? = nil) {
+        self.status = status
+        self.message = message
+        self.closes = closes
+        self.allow = allow
+    }
+}
+
+extension RequestHead {
+    /// Reads and checks a head. What NIO's parser accepts and RFC 9112 does not is refused here.
+    /// - Parameter maxHead: bytes of request line and headers together.
+    init(_ head: HTTPRequestHead, maxHead: Int) throws(RequestRefusal) {
+        guard head.version.major == 1, head.version.minor <= 1 else {
+            throw RequestRefusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported")
+        }
+        method = head.method
+        keepAlive = head.isKeepAlive
+        let target = head.uri
+        guard target.utf8.first == UInt8(ascii: "/") || (target == "*" && head.method == .OPTIONS) else {
+            throw RequestRefusal(400, "The request target must be a path")
+        }
+        guard target.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "#") }) else {
+            throw RequestRefusal(400, "The request target holds characters that must be percent-encoded")
+        }
+        if let mark = target.utf8.firstIndex(of: UInt8(ascii: "?")) {
+            path = target[..<mark]
+            query = target[target.utf8.index(after: mark)...]
+        } else {
+            path = target[...]
+        }
+        leavesHTTP = head.method == .CONNECT
+        var fields = FieldScan(isHTTP10: head.version.minor == 0)
+        var size = target.utf8.count
+        for (name, value) in head.headers {
+            size += name.utf8.count + value.utf8.count + 4
+            try fields.read(name: name, value: value, into: &self)
+        }
+        guard size <= maxHead else { throw RequestRefusal(431, "Request headers exceed \(maxHead) bytes") }
+        try fields.finish(&self)
+    }
+}
+
+/// What must be remembered across header fields to check them as a whole.
+private struct FieldScan {
+    var isHTTP10: Bool
+    var hosts = 0
+    var transferEncodings = 0
+    var upgrade = false
+    var connectionUpgrade = false
+
+    mutating func read(name: String, value: String, into head: inout RequestHead) throws(RequestRefusal) {
+        guard !name.utf8.contains(UInt8(ascii: "_")) else {
+            throw RequestRefusal(400, "Header names with an underscore are not accepted")
+        }
+        switch name.utf8.count {
+        case 4 where name.isCaselessEqual("host"):
+            hosts += 1
+            guard value.isValidHost else { throw RequestRefusal(400, "Invalid Host header") }
+        case 6 where name.isCaselessEqual("accept"):
+            if value.containsCaseless("application/x-ndjson") { head.acceptsNDJSON = true }
+        case 6 where name.isCaselessEqual("expect"):
+            guard value.isCaselessEqual("100-continue") else {
+                throw RequestRefusal(417, "Only Expect: 100-continue is supported")
+            }
+            head.expectsContinue = !isHTTP10
+        case 7 where name.isCaselessEqual("upgrade"):
+            upgrade = true
+        case 10 where name.isCaselessEqual("connection"):
+            if value.containsCaseless("upgrade") { connectionUpgrade = true }
+        case 12 where name.isCaselessEqual("content-type"):
+            head.contentType = value.mediaType
+        case 12 where name.isCaselessEqual("x-request-id"):
+            if value.isRequestID { head.requestID = value }
+        case 14 where name.isCaselessEqual("content-length"):
+            guard let length = Int(value), value.utf8.allSatisfy({ $0 >= 0x30 && $0 <= 0x39 }) else {
+                throw RequestRefusal(400, "Invalid Content-Length")
+            }
+            head.contentLength = length
+        case 17 where name.isCaselessEqual("transfer-encoding"):
+            transferEncodings += 1
+            guard !isHTTP10, transferEncodings == 1, !value.isEmpty else {
+                throw RequestRefusal(400, "Invalid Transfer-Encoding")
+            }
+            guard value.isCaselessEqual("chunked") else {
+                throw RequestRefusal(501, "Only Transfer-Encoding: chunked is supported")
+            }
+            head.isChunked = true
+        default: break
+        }
+    }
+
+    func finish(_ head: inout RequestHead) throws(RequestRefusal) {
+        guard hosts == 1 || (hosts == 0 && isHTTP10) else {
+            throw RequestRefusal(400, hosts == 0 ? "Missing Host header" : "More than one Host header")
+        }
+        guard !(head.isChunked && head.contentLength != nil) else {
+            throw RequestRefusal(400, "Content-Length and Transfer-Encoding exclude each other")
+        }
+        if upgrade && connectionUpgrade { head.leavesHTTP = true }
+        if head.leavesHTTP { head.keepAlive = false }
+    }
+}
+
+extension String {
+    /// ASCII case-insensitive equality; `lowercase` must be lower case.
+    func isCaselessEqual(_ lowercase: StaticString) -> Bool {
+        guard utf8.count == lowercase.utf8CodeUnitCount else { return false }
+        var expected = lowercase.utf8Start
+        for byte in utf8 {
+            guard (byte | (byte >= 0x41 && byte <= 0x5A ? 0x20 : 0)) == expected.pointee else { return false }
+            expected += 1
+        }
+        return true
+    }
+
+    /// Whether an ASCII token stands anywhere inside, in any case.
+    func containsCaseless(_ lowercase: String) -> Bool {
+        let needle = Array(lowercase.utf8)
+        let hay = utf8.map { $0 | ($0 >= 0x41 && $0 <= 0x5A ? 0x20 : 0) }
+        guard hay.count >= needle.count else { return false }
+        return (0...(hay.count - needle.count)).contains { hay[$0..<($0 + needle.count)].elementsEqual(needle) }
+    }
+
+    /// `application/json; charset=utf-8` is `application/json`.
+    fileprivate var mediaType: String {
+        if isCaselessEqual("application/json") { return "application/json" }
+        let end = utf8.firstIndex(of: UInt8(ascii: ";")) ?? endIndex
+        return self[..<end].lowercased().filter { $0 != " " && $0 != "\t" }
+    }
+
+    /// RFC 3986 host and optional port: letters, digits, `-._~`, an IPv6 literal in brackets.
+    fileprivate var isValidHost: Bool {
+        !isEmpty
+            && utf8.allSatisfy { byte in
+                switch byte {
+                case 0x30...0x39, 0x41...0x5A, 0x61...0x7A: true
+                case UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"), UInt8(ascii: ":"),
+                    UInt8(ascii: "["), UInt8(ascii: "]"):
+                    true
+                default: false
+                }
+            }
+    }
+
+    /// 1 to 128 of `[A-Za-z0-9._-]`: safe in headers and in logs.
+    fileprivate var isRequestID: Bool {
+        (1...128).contains(utf8.count)
+            && utf8.allSatisfy { byte in
+                switch byte {
+                case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"):
+                    true
+                default: false
+                }
+            }
+    }
+}

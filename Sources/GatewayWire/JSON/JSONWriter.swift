@@ -1,0 +1,177 @@
+import GatewayCore
+import NIOCore
+
+/// Writes JSON straight into a buffer. Commas are placed by itself; braces are the caller's.
+package struct JSONWriter {
+    package var buffer: ByteBuffer
+    private var needsComma = false
+
+    package init(_ buffer: ByteBuffer = ByteBuffer()) { self.buffer = buffer }
+
+    package mutating func beginObject() { open(UInt8(ascii: "{")) }
+    package mutating func endObject() { close(UInt8(ascii: "}")) }
+    package mutating func beginArray() { open(UInt8(ascii: "[")) }
+    package mutating func endArray() { close(UInt8(ascii: "]")) }
+
+    private mutating func open(_ brace: UInt8) {
+        separate()
+        buffer.writeInteger(brace)
+        needsComma = false
+    }
+
+    private mutating func close(_ brace: UInt8) {
+        buffer.writeInteger(brace)
+        needsComma = true
+    }
+
+    private mutating func separate() {
+        if needsComma { buffer.writeInteger(UInt8(ascii: ",")) }
+        needsComma = true
+    }
+
+    /// A key; its value must follow.
+    package mutating func key(_ name: StaticString) {
+        separate()
+        buffer.writeInteger(UInt8(ascii: "\""))
+        buffer.writeStaticString(name)
+        buffer.writeStaticString("\":")
+        needsComma = false
+    }
+
+    package mutating func value(_ text: String) {
+        separate()
+        buffer.writeJSONString(text)
+    }
+
+    package mutating func value(_ flag: Bool) {
+        separate()
+        buffer.writeStaticString(flag ? "true" : "false")
+    }
+
+    package mutating func value(_ number: Int) {
+        separate()
+        buffer.writeDecimal(number)
+    }
+
+    package mutating func value(_ number: JSONNumber) {
+        switch number {
+        case .integer(let integer): value(Int(integer))
+        case .double(let double):
+            separate()
+            buffer.writeString(double.description)
+        }
+    }
+
+    /// Without a fraction where there is none: 14 and 13.5, as the recorded replies have it.
+    package mutating func compactValue(_ number: Double) {
+        if let whole = Int(exactly: number) {
+            value(whole)
+        } else {
+            value(.double(number))
+        }
+    }
+
+    /// Three decimals: microseconds of a time in milliseconds.
+    package mutating func milliseconds(_ duration: Duration) {
+        separate()
+        let microseconds = duration.nanoseconds / 1000
+        buffer.writeDecimal(Int(microseconds / 1000))
+        let rest = Int(microseconds % 1000)
+        guard rest > 0 else { return }
+        buffer.writeInteger(UInt8(ascii: "."))
+        if rest < 100 { buffer.writeInteger(UInt8(ascii: "0")) }
+        if rest < 10 { buffer.writeInteger(UInt8(ascii: "0")) }
+        buffer.writeDecimal(rest)
+    }
+
+    package mutating func null() {
+        separate()
+        buffer.writeStaticString("null")
+    }
+
+    /// JSON that is already written.
+    package mutating func raw(_ json: ByteBuffer) {
+        separate()
+        buffer.writeImmutableBuffer(json)
+    }
+
+    package mutating func field(_ name: StaticString, _ text: String) {
+        key(name)
+        value(text)
+    }
+
+    package mutating func field(_ name: StaticString, _ number: Int) {
+        key(name)
+        value(number)
+    }
+
+    package mutating func field(_ name: StaticString, _ flag: Bool) {
+        key(name)
+        value(flag)
+    }
+
+    package mutating func field(_ name: StaticString, _ number: JSONNumber) {
+        key(name)
+        value(number)
+    }
+}
+
+extension ByteBuffer {
+    package mutating func writeDecimal(_ number: Int) {
+        if number >= 0 && number < 10 {
+            writeInteger(UInt8(ascii: "0") + UInt8(number))
+            return
+        }
+        withUnsafeTemporaryAllocation(byteCount: 20, alignment: 1) { digits in
+            var start = digits.count
+            var rest = number.magnitude
+            while rest > 0 {
+                start -= 1
+                digits[start] = UInt8(ascii: "0") + UInt8(rest % 10)
+                rest /= 10
+            }
+            if number < 0 {
+                start -= 1
+                digits[start] = UInt8(ascii: "-")
+            }
+            writeBytes(UnsafeRawBufferPointer(rebasing: digits[start...]))
+        }
+    }
+
+    /// A JSON string with its quotes (RFC 8259 section 7). The only place that escapes.
+    package mutating func writeJSONString(_ text: String) {
+        var text = text
+        writeInteger(UInt8(ascii: "\""))
+        text.withUTF8 { bytes in
+            var runStart = 0
+            for index in 0..<bytes.count {
+                let byte = bytes[index]
+                guard byte < 0x20 || byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "\\") else { continue }
+                if runStart < index {
+                    writeBytes(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[runStart..<index]))
+                }
+                runStart = index + 1
+                writeEscape(byte)
+            }
+            if runStart < bytes.count {
+                writeBytes(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[runStart...]))
+            }
+        }
+        writeInteger(UInt8(ascii: "\""))
+    }
+
+    private mutating func writeEscape(_ byte: UInt8) {
+        switch byte {
+        case UInt8(ascii: "\""): writeStaticString("\\\"")
+        case UInt8(ascii: "\\"): writeStaticString("\\\\")
+        case 0x0A: writeStaticString("\\n")
+        case 0x0D: writeStaticString("\\r")
+        case 0x09: writeStaticString("\\t")
+        default:
+            let hex = Array("0123456789abcdef".utf8)
+            writeStaticString("\\u00")
+            writeInteger(hex[Int(byte >> 4)])
+            writeInteger(hex[Int(byte & 15)])
+        }
+    }
+}

@@ -1,0 +1,70 @@
+import GatewayCore
+import NIOCore
+
+/// Writes a generation in an upstream's dialect. The reply is always asked for as a stream, so that timers see tokens
+/// and a client that leaves stops the generation; only the Python backend cannot.
+package enum UpstreamRequestWriter {
+    /// The path of the generation endpoint, below the upstream's base address.
+    package static func path(_ upstream: UpstreamConfiguration) -> String {
+        switch upstream.kind {
+        case .ollama: upstream.url.basePath + "/api/chat"
+        // The address in gateway.conf is the endpoint itself, as in LLM_SERVICE_URL.
+        case .query: upstream.url.basePath.isEmpty ? "/query/" : upstream.url.basePath + "/"
+        case .openai:
+            upstream.url.basePath.hasSuffix("/v1")
+                ? upstream.url.basePath + "/chat/completions" : upstream.url.basePath + "/v1/chat/completions"
+        }
+    }
+
+    package static func body(_ chat: ChatRequest, kind: UpstreamKind, model: String?) -> ByteBuffer {
+        var writer = JSONWriter(ByteBufferAllocator().buffer(capacity: 512))
+        writer.beginObject()
+        switch kind {
+        case .ollama:
+            if let model { writer.field("model", model) }
+            writeMessages(chat, &writer)
+            writer.field("stream", true)
+            writer.key("options")
+            writer.beginObject()
+            writeSampling(chat.sampling, &writer)
+            if let maxTokens = chat.sampling.maxTokens { writer.field("num_predict", maxTokens) }
+            writer.endObject()
+        case .openai:
+            if let model { writer.field("model", model) }
+            writeMessages(chat, &writer)
+            writer.field("stream", true)
+            writer.key("stream_options")
+            writer.beginObject()
+            writer.field("include_usage", true)
+            writer.endObject()
+            writeSampling(chat.sampling, &writer)
+            if let maxTokens = chat.sampling.maxTokens { writer.field("max_tokens", maxTokens) }
+        case .query:
+            writer.field("query", chat.messages.last { $0.role == .user }?.content ?? "")
+            writer.key("message_history")
+            writer.beginArray()
+            writer.endArray()
+            writer.field("query_type", "general")
+        }
+        writer.endObject()
+        return writer.buffer
+    }
+
+    private static func writeMessages(_ chat: ChatRequest, _ writer: inout JSONWriter) {
+        writer.key("messages")
+        writer.beginArray()
+        for message in chat.messages {
+            writer.beginObject()
+            writer.field("role", message.role.rawValue)
+            writer.field("content", message.content)
+            writer.endObject()
+        }
+        writer.endArray()
+    }
+
+    private static func writeSampling(_ sampling: SamplingParameters, _ writer: inout JSONWriter) {
+        if let temperature = sampling.temperature { writer.field("temperature", temperature) }
+        if let topP = sampling.topP { writer.field("top_p", topP) }
+        if let topK = sampling.topK { writer.field("top_k", topK) }
+    }
+}
