@@ -46,8 +46,6 @@ package struct UpstreamConfiguration: Sendable, Equatable {
     package var maxQueue = 64
     /// Longest wait for a slot.
     package var queueTimeout: Duration = .seconds(10)
-    /// Share under the `weighted` policy, 1...1000.
-    package var weight = 1
     /// `query` only: whether a request that was sent but not answered may be tried elsewhere.
     package var idempotent = true
     package var timeouts = UpstreamTimeouts()

@@ -38,6 +38,13 @@ package struct JSONWriter {
         needsComma = false
     }
 
+    package mutating func key(_ name: String) {
+        separate()
+        buffer.writeJSONString(name)
+        buffer.writeInteger(UInt8(ascii: ":"))
+        needsComma = false
+    }
+
     package mutating func value(_ text: String) {
         separate()
         buffer.writeJSONString(text)

@@ -1,0 +1,18 @@
+/// How a request ended. A closed set: its raw values go to logs and metrics.
+package enum RequestOutcome: String, Sendable, CaseIterable {
+    case ok
+    /// Every upstream failed and the configured message was sent in place of an answer.
+    case fallback
+    /// Refused by our own checks: 4xx.
+    case refused
+    /// Every upstream failed, and there is no fallback message: 502 or 504.
+    case upstreamsFailed = "upstreams_failed"
+    /// No slot in time: 503.
+    case overloaded
+    /// The upstream failed after the client had a first piece.
+    case cutOff = "cut_off"
+    /// 499: the client left.
+    case clientLeft = "client_left"
+    /// Ended because the gateway stops.
+    case drained
+}

@@ -1,0 +1,45 @@
+/// What a failed attempt means for the request and for its upstream.
+package struct FallbackDecision: Sendable, Equatable {
+    /// Once more on the same upstream: only where nothing was sent.
+    package var retrySame = false
+    package var next = false
+    /// Whether it is a sign that the upstream is ill.
+    package var countsAgainst = false
+    /// How long the upstream is left alone.
+    package var rest: Duration?
+    /// A fault of the configuration or of our own request, to be logged as a warning.
+    package var isConfigurationFault = false
+}
+
+/// The table "what may be tried again, and where" (docs/policy.md), one row a case.
+package enum FallbackPolicy {
+    /// - Parameters:
+    ///   - committed: the client has a first piece of the answer; from there on nothing is tried again.
+    ///   - idempotent: whether a `query` upstream may be left for another after the request was sent.
+    package static func decide(
+        _ failure: AttemptFailure, kind: UpstreamKind, idempotent: Bool, committed: Bool
+    ) -> FallbackDecision {
+        if committed { return FallbackDecision(countsAgainst: true) }
+        let maySendAgain = kind != .query || idempotent
+        switch failure {
+        case .staleConnection:
+            return FallbackDecision(retrySame: true, next: true, countsAgainst: true)
+        case .resolve, .connect, .connectTimer, .tls:
+            return FallbackDecision(next: true, countsAgainst: true)
+        case .noReply, .firstTokenTimer, .idleTimer, .protocolError, .reply:
+            return FallbackDecision(next: maySendAgain, countsAgainst: true)
+        case .busy:
+            return FallbackDecision(next: true)
+        case .tooManyRequests(let retryAfter):
+            let seconds = min(300, max(0, retryAfter ?? 5))
+            return FallbackDecision(next: true, rest: .seconds(seconds))
+        case .modelNotFound:
+            return FallbackDecision(next: true)
+        case .status(let code):
+            switch code {
+            case 401, 403, 400, 404, 413, 422: return FallbackDecision(next: true, isConfigurationFault: true)
+            default: return FallbackDecision(next: maySendAgain || code < 500, countsAgainst: true)
+            }
+        }
+    }
+}

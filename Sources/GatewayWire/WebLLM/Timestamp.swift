@@ -1,0 +1,92 @@
+import NIOCore
+
+/// `2024-01-15T10:30:00.000000`: UTC, six decimals, no zone letter.
+package struct Timestamp: Sendable, Equatable {
+    /// Microseconds since 1970-01-01T00:00:00 UTC, not negative.
+    package var microseconds: Int64
+
+    package init(microseconds: Int64) { self.microseconds = microseconds }
+
+    package func write(into buffer: inout ByteBuffer) {
+        let seconds = microseconds / 1_000_000
+        let (year, month, day) = Self.civil(days: seconds / 86_400)
+        let ofDay = Int(seconds % 86_400)
+        withUnsafeTemporaryAllocation(byteCount: 26, alignment: 1) { bytes in
+            bytes.put(year, digits: 4, at: 0)
+            bytes[4] = UInt8(ascii: "-")
+            bytes.put(month, digits: 2, at: 5)
+            bytes[7] = UInt8(ascii: "-")
+            bytes.put(day, digits: 2, at: 8)
+            bytes[10] = UInt8(ascii: "T")
+            bytes.put(ofDay / 3600, digits: 2, at: 11)
+            bytes[13] = UInt8(ascii: ":")
+            bytes.put(ofDay / 60 % 60, digits: 2, at: 14)
+            bytes[16] = UInt8(ascii: ":")
+            bytes.put(ofDay % 60, digits: 2, at: 17)
+            bytes[19] = UInt8(ascii: ".")
+            bytes.put(Int(microseconds % 1_000_000), digits: 6, at: 20)
+            buffer.writeBytes(bytes)
+        }
+    }
+
+    /// The IMF-fixdate of RFC 9110 section 5.6.7: `Sun, 06 Nov 1994 08:49:37 GMT`.
+    package var httpDate: String {
+        let seconds = microseconds / 1_000_000
+        let days = seconds / 86_400
+        let (year, month, day) = Self.civil(days: days)
+        let ofDay = Int(seconds % 86_400)
+        func two(_ number: Int) -> String { number < 10 ? "0\(number)" : "\(number)" }
+        let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][Int(days % 7)]
+        let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+        return "\(weekday), \(two(day)) \(months[month - 1]) \(year) "
+            + "\(two(ofDay / 3600)):\(two(ofDay / 60 % 60)):\(two(ofDay % 60)) GMT"
+    }
+
+    /// Days since 1970-01-01 to a date of the Gregorian calendar, counted in eras of 400 years that start in March.
+    private static func civil(days: Int64) -> (year: Int, month: Int, day: Int) {
+        let shifted = days + 719_468
+        let era = shifted / 146_097
+        let dayOfEra = shifted % 146_097
+        let yearOfEra = (dayOfEra - dayOfEra / 1460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
+        let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
+        let shiftedMonth = (5 * dayOfYear + 2) / 153
+        let day = dayOfYear - (153 * shiftedMonth + 2) / 5 + 1
+        let month = shiftedMonth < 10 ? shiftedMonth + 3 : shiftedMonth - 9
+        return (Int(yearOfEra + era * 400 + (month <= 2 ? 1 : 0)), Int(month), Int(day))
+    }
+}
+
+extension UnsafeMutableRawBufferPointer {
+    fileprivate func put(_ number: Int, digits: Int, at offset: Int) {
+        var rest = number
+        for position in stride(from: offset + digits - 1, through: offset, by: -1) {
+            self[position] = UInt8(ascii: "0") + UInt8(rest % 10)
+            rest /= 10
+        }
+    }
+}
+
+/// A random UUID (RFC 9562 version 4) in lower case.
+package enum RequestIdentifier {
+    package static func make(using random: inout some RandomNumberGenerator) -> String {
+        var high = random.next() as UInt64
+        var low = random.next() as UInt64
+        high = high & 0xFFFF_FFFF_FFFF_0FFF | 0x4000
+        low = low & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+        return String(unsafeUninitializedCapacity: 36) { bytes in
+            var at = 0
+            for word in [high, low] {
+                for nibble in 0..<16 {
+                    if at == 8 || at == 13 || at == 18 || at == 23 {
+                        bytes[at] = UInt8(ascii: "-")
+                        at += 1
+                    }
+                    let digit = UInt8(truncatingIfNeeded: word >> (60 - 4 * UInt64(nibble))) & 15
+                    bytes[at] = digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10
+                    at += 1
+                }
+            }
+            return 36
+        }
+    }
+}
