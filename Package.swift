@@ -37,6 +37,9 @@ let package = Package(
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "TOMLKit", package: "TOMLKit"),
             ],
+            resources: [
+                .embedInCode("Pages/chat.html"), .embedInCode("Pages/chat.css"), .embedInCode("Pages/chat.js"),
+            ],
             swiftSettings: strict
         ),
         .executableTarget(

@@ -9,6 +9,17 @@ package struct FallbackDecision: Sendable, Equatable {
     package var rest: Duration?
     /// A fault of the configuration or of our own request, to be logged as a warning.
     package var isConfigurationFault = false
+
+    package init(
+        retrySame: Bool = false, next: Bool = false, countsAgainst: Bool = false, rest: Duration? = nil,
+        isConfigurationFault: Bool = false
+    ) {
+        self.retrySame = retrySame
+        self.next = next
+        self.countsAgainst = countsAgainst
+        self.rest = rest
+        self.isConfigurationFault = isConfigurationFault
+    }
 }
 
 /// The table "what may be tried again, and where" (docs/policy.md), one row a case.

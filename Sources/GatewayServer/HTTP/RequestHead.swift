@@ -14,12 +14,22 @@ struct RequestHead: Sendable {
     var acceptsNDJSON = false
     var expectsContinue = false
     var keepAlive: Bool
+    var isHTTP10 = false
     /// The client asked to leave HTTP/1.1 (`Upgrade:` or CONNECT): the parser reads nothing further.
     var leavesHTTP = false
     /// The client's own `X-Request-Id`, where it is one we can pass on.
     var requestID: String?
 
     var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
+
+    /// Stands for a request whose head was refused.
+    static let unreadable = RequestHead()
+
+    private init() {
+        method = .GET
+        path = "/"
+        keepAlive = false
+    }
 }
 
 /// A request that is refused before any work starts: a status and the text of its `{"error": …}`.
@@ -46,6 +56,7 @@ extension RequestHead {
             throw RequestRefusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported")
         }
         method = head.method
+        isHTTP10 = head.version.minor == 0
         keepAlive = head.isKeepAlive
         let target = head.uri
         guard target.utf8.first == UInt8(ascii: "/") || (target == "*" && head.method == .OPTIONS) else {

@@ -1,0 +1,263 @@
+import GatewayCore
+import GatewayWire
+import NIOCore
+import NIOHTTP1
+
+/// One generation request of a client, from decode to settle. It lives on its connection's event loop.
+actor Exchange {
+    private let gateway: Gateway
+    private let loop: NIOLoopBound<LoopContext>
+    private let connection: NIOLoopBound<HTTPConnection>
+    private let eventLoop: any EventLoop
+    private let head: RequestHead
+    private let accepted = MonotonicTime.now
+    private let requestID: String
+    private var generations: [Generation] = []
+    private var abandonReason: AbandonReason?
+    private var stream: TokenStreamWriter?
+    private var hasStreamStarted = false
+
+    nonisolated var unownedExecutor: UnownedSerialExecutor { eventLoop.executor.asUnownedSerialExecutor() }
+
+    init(
+        gateway: Gateway, loop: NIOLoopBound<LoopContext>, connection: NIOLoopBound<HTTPConnection>, head: RequestHead
+    ) {
+        self.gateway = gateway
+        self.loop = loop
+        self.connection = connection
+        self.head = head
+        eventLoop = loop.value.eventLoop
+        requestID = loop.value.makeRequestID()
+    }
+
+    /// Starts an exchange for a request whose body is complete. Call on the event loop.
+    nonisolated func start(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
+        assumeIsolated { exchange in
+            exchange.connection.value.attach(exchange)
+            Task.immediate { await work(exchange) }
+        }
+    }
+
+    private var headerID: String { head.requestID ?? requestID }
+    private var settings: GatewayConfiguration { gateway.configuration }
+
+    // MARK: POST /webllm/api/infer
+
+    func infer(_ body: ByteBuffer) async {
+        let request: InferRequest
+        do throws(RequestFault) {
+            request = try WebLLMReader.infer(body, limits: gateway.webllmLimits, parser: loop.value.parser)
+        } catch {
+            refuse(error.message, route: "infer")
+            return
+        }
+        let modelID = request.modelID ?? settings.webllm.defaultModel
+        if request.stream { stream = TokenStreamWriter(head.acceptsNDJSON ? .ndjson : .sse) }
+        let onPiece: Generation.PieceHandler = { [unowned self] piece in assumeIsolated { $0.send(piece) } }
+        let generation = makeGeneration(request.prompt, modelID, request.sampling, onPiece: request.stream ? onPiece : nil)
+        let result = await generation.run()
+        generations = []
+        let report = InferReport(
+            requestID: requestID, result: result, mode: request.mode, modelID: modelID, webllm: settings.webllm)
+        reply(report, result)
+        settle(report, result)
+    }
+
+    private func makeGeneration(
+        _ prompt: String, _ modelID: String, _ sampling: SamplingParameters, isBatchItem: Bool = false,
+        onPiece: Generation.PieceHandler? = nil
+    ) -> Generation {
+        let stored = gateway.settings(for: modelID)?.sampling ?? SamplingParameters()
+        let chat = ChatRequest(
+            messages: [
+                ChatMessage(role: .system, content: settings.webllm.systemPrompt),
+                ChatMessage(role: .user, content: prompt),
+            ], sampling: sampling.filled(from: stored).filled(from: .productDefaults))
+        let generation = Generation(
+            gateway: gateway, loop: loop, chat: chat, modelID: modelID, accepted: accepted, isBatchItem: isBatchItem,
+            onPiece: onPiece)
+        if let reason = abandonReason { generation.assumeIsolated { $0.abandon(reason) } }
+        generations.append(generation)
+        return generation
+    }
+
+    /// Commit, then stream: the head goes out with the first piece.
+    private func send(_ piece: String) {
+        guard let stream else { return }
+        var bytes = ByteBufferAllocator().buffer(capacity: piece.utf8.count + 40)
+        stream.token(piece, into: &bytes)
+        if hasStreamStarted {
+            connection.value.stream(bytes)
+        } else {
+            hasStreamStarted = true
+            connection.value.startStream(streamHead(), first: bytes)
+        }
+        if !connection.value.isWritable { tellGenerations(reading: false) }
+    }
+
+    private func streamHead() -> ReplyHead {
+        var reply = ReplyHead(200, contentType: stream?.contentType ?? "", requestID: headerID)
+        reply.fields = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
+        addGatewayFields(&reply, generations.first?.assumeIsolated { $0.attempts } ?? [])
+        return reply
+    }
+
+    private func addGatewayFields(_ reply: inout ReplyHead, _ attempts: [GenerationTrace.Attempt]) {
+        guard let last = attempts.last else { return }
+        reply.fields.append(("X-Gateway-Upstream", last.upstream))
+        reply.fields.append(("X-Gateway-Attempts", "\(attempts.count)"))
+    }
+
+    private func reply(_ report: InferReport, _ result: GenerationResult) {
+        if let stream, hasStreamStarted {
+            var last = ByteBuffer()
+            if let fault = report.fault {
+                stream.error(fault.message, requestID: requestID, into: &last)
+            } else {
+                stream.done(report.reply, into: &last)
+            }
+            connection.value.endStream(last: last)
+            return
+        }
+        guard report.outcome != .clientLeft else { return }
+        if let fault = report.fault {
+            var reply = Reply.error(fault.status, fault.message)
+            if let seconds = fault.retryAfter { reply.head.fields.append(("Retry-After", "\(seconds)")) }
+            finish(reply, result)
+        } else if let stream {
+            var piece = ByteBuffer()
+            if !report.reply.text.isEmpty { stream.token(report.reply.text, into: &piece) }
+            var head = streamHead()
+            head.fields.removeAll { "\($0.name)".hasPrefix("X-Gateway") }
+            addGatewayFields(&head, report.outcome == .fallback ? [] : result.trace.attempts)
+            connection.value.startStream(head, first: piece)
+            var last = ByteBuffer()
+            stream.done(report.reply, into: &last)
+            connection.value.endStream(last: last)
+        } else {
+            var writer = JSONWriter(ByteBufferAllocator().buffer(capacity: 320 + report.reply.text.utf8.count))
+            writer.beginObject()
+            writer.inferFields(report.reply)
+            writer.endObject()
+            finish(Reply(ReplyHead(200), body: writer.buffer), result, isFallback: report.outcome == .fallback)
+        }
+    }
+
+    private func finish(_ reply: Reply, _ result: GenerationResult, isFallback: Bool = false) {
+        var reply = reply
+        reply.head.requestID = headerID
+        if isFallback {
+            reply.head.fields.append(("X-Gateway-Attempts", "\(result.trace.attempts.count)"))
+        } else {
+            addGatewayFields(&reply.head, result.trace.attempts)
+        }
+        connection.value.reply(reply)
+    }
+
+    private func settle(_ report: InferReport, _ result: GenerationResult) {
+        gateway.store.record(report.historyEntry(error: result))
+        gateway.logAccess(
+            AccessRecord(
+                requestID: headerID, route: "infer", method: head.method.rawValue, status: report.status,
+                outcome: report.outcome, duration: .now - accepted, trace: result.trace,
+                tokens: report.reply.tokensGenerated), loop: loop.value)
+    }
+
+    // MARK: POST /webllm/api/infer/batch
+
+    func batch(_ body: ByteBuffer) async {
+        let request: BatchRequest
+        do throws(RequestFault) {
+            request = try WebLLMReader.batch(body, limits: gateway.webllmLimits, parser: loop.value.parser)
+        } catch {
+            refuse(error.message, route: "batch")
+            return
+        }
+        let modelID = request.modelID ?? settings.webllm.defaultModel
+        var results = [BatchResult?](repeating: nil, count: request.items.count)
+        var attempts: [GenerationTrace.Attempt] = []
+        var tokens = 0
+        await withTaskGroup(of: (Int, InferReport, GenerationResult).self) { group in
+            var waiting: [(Int, String)] = []
+            for (index, item) in request.items.enumerated() {
+                switch item {
+                case .invalid(let error, let json): results[index] = .refused(error: error, promptJSON: json)
+                case .prompt(let prompt): waiting.append((index, prompt))
+                }
+            }
+            waiting.reverse()
+            for _ in 0..<gateway.batchWidth {
+                guard let (index, prompt) = waiting.popLast() else { break }
+                addItem(index, prompt, modelID, request.sampling, to: &group)
+            }
+            for await (index, report, result) in group {
+                attempts.append(contentsOf: result.trace.attempts)
+                tokens += report.reply.tokensGenerated
+                gateway.store.record(report.historyEntry(error: result))
+                results[index] = report.batchResult(prompt: request.items[index])
+                if abandonReason == nil, let (next, prompt) = waiting.popLast() {
+                    addItem(next, prompt, modelID, request.sampling, to: &group)
+                }
+            }
+        }
+        generations = []
+        let outcome: RequestOutcome = abandonReason == nil ? .ok : abandonReason == .clientLeft ? .clientLeft : .drained
+        if outcome != .clientLeft {
+            var writer = JSONWriter()
+            let message = "The gateway is stopping"
+            writer.batch(
+                results.enumerated().map { index, result in
+                    result ?? BatchResult.refused(error: message, promptJSON: request.items[index].json)
+                })
+            var reply = Reply(ReplyHead(200, requestID: headerID), body: writer.buffer)
+            addGatewayFields(&reply.head, attempts)
+            connection.value.reply(reply)
+        }
+        var trace = GenerationTrace()
+        trace.attempts = attempts
+        gateway.logAccess(
+            AccessRecord(
+                requestID: headerID, route: "batch", method: head.method.rawValue,
+                status: outcome == .clientLeft ? 499 : 200, outcome: outcome, duration: .now - accepted, trace: trace,
+                tokens: tokens), loop: loop.value)
+    }
+
+    private func addItem(
+        _ index: Int, _ prompt: String, _ modelID: String, _ sampling: SamplingParameters,
+        to group: inout TaskGroup<(Int, InferReport, GenerationResult)>
+    ) {
+        let generation = makeGeneration(prompt, modelID, sampling, isBatchItem: true)
+        let id = loop.value.makeRequestID()
+        let webllm = settings.webllm
+        group.addTask {
+            let result = await generation.run()
+            let report = InferReport(
+                requestID: id, result: result, mode: "client_side", modelID: modelID, webllm: webllm)
+            return (index, report, result)
+        }
+    }
+
+    // MARK: Ends from outside
+
+    private func refuse(_ message: String, route: String) {
+        var reply = Reply.error(400, message)
+        reply.head.requestID = headerID
+        connection.value.reply(reply)
+        gateway.logAccess(
+            AccessRecord(
+                requestID: headerID, route: route, method: head.method.rawValue, status: 400, outcome: .refused,
+                duration: .now - accepted, trace: GenerationTrace(), tokens: 0), loop: loop.value)
+    }
+
+    /// The client left, or the gateway stops.
+    func abandon(_ reason: AbandonReason) {
+        abandonReason = abandonReason ?? reason
+        for generation in generations { generation.assumeIsolated { $0.abandon(reason) } }
+    }
+
+    func clientReads() { tellGenerations(reading: true) }
+
+    private func tellGenerations(reading: Bool) {
+        for generation in generations { generation.assumeIsolated { $0.setClientReading(reading) } }
+    }
+}

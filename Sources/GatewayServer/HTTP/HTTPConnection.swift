@@ -1,0 +1,369 @@
+import GatewayCore
+import GatewayWire
+import NIOCore
+import NIOHTTP1
+
+/// Serves one client connection: one request after another, in order, each with exactly one reply.
+///
+/// NIO's parser has delivered heads and bodies; framing faults, limits, timers and pipelining are this type's.
+/// No work starts on a head alone: a request is handed on when its body is complete.
+final class HTTPConnection: ChannelInboundHandler {
+    typealias InboundIn = HTTPServerRequestPart
+    typealias OutboundOut = ByteBuffer
+
+    private enum State {
+        /// Before a request's first byte, or inside its head.
+        case idle
+        case receiving(RequestHead, body: ByteBuffer)
+        /// A request is being answered; a stream's head may be out already.
+        case replying(RequestHead, streaming: ReplyFraming?)
+        case closed
+    }
+
+    private let gateway: Gateway
+    private let loop: LoopContext
+    private var context: ChannelHandlerContext?
+    private var state: State = .idle
+    private var exchange: Exchange?
+    private var pipelined: CircularBuffer<HTTPServerRequestPart> = []
+    /// A framing fault found while a reply is still under way: told after it.
+    private var pendingRefusal: RequestRefusal?
+    private var isReadPaused = false
+    private var served = 0
+    private var mustClose = false
+
+    /// Raw bytes since the last request was complete, to see bytes that never become one.
+    private var rawBytes = 0
+    private var phaseStart: MonotonicTime
+    private var lastBodyByte: MonotonicTime
+    private var hasPartialHead = false
+    private var written = 0
+    private var lastDrained = 0
+    private var lastDrain: MonotonicTime
+
+    init(gateway: Gateway, loop: LoopContext) {
+        self.gateway = gateway
+        self.loop = loop
+        let now = MonotonicTime.now
+        phaseStart = now
+        lastBodyByte = now
+        lastDrain = now
+    }
+
+    private var limits: ServerConfiguration { gateway.configuration.server }
+
+    // MARK: The channel's events
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+        loop.add(self)
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) { close() }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        close()
+        context.fireChannelInactive()
+    }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        let part = unwrapInboundIn(data)
+        switch state {
+        case .replying: pipelined.append(part)
+        case .closed: break
+        case .idle, .receiving: receive(part)
+        }
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        guard let error = error as? HTTPParserError else {
+            context.close(promise: nil)  // the socket itself failed: the client is gone
+            return
+        }
+        refuse(RequestRefusal(error))
+    }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable { exchange?.assumeIsolated { $0.clientReads() } }
+        context.fireChannelWritabilityChanged()
+    }
+
+    /// Called by ``ByteMeter`` with each piece the socket gave, before the parser sees it.
+    func noteRawBytes(_ count: Int) {
+        rawBytes += count
+        if case .idle = state, !hasPartialHead {
+            hasPartialHead = true
+            phaseStart = .now
+        }
+    }
+
+    /// Called by ``ByteMeter`` when the parser is done with a piece: bytes that add up to no request are refused.
+    func checkRawBytes() {
+        switch state {
+        case .idle where rawBytes > limits.maxHead + 16 << 10:
+            refuse(RequestRefusal(431, "Request headers exceed \(limits.maxHead) bytes"))
+        case .receiving(_, let body) where rawBytes > 16 * body.readableBytes + limits.maxHead + 16 << 10:
+            refuse(RequestRefusal(400, "The chunked encoding carries far more than its data"))
+        case .replying where rawBytes > 64 << 10:
+            pauseReading()
+        default: break
+        }
+    }
+
+    // MARK: Receiving
+
+    private func receive(_ part: HTTPServerRequestPart) {
+        switch part {
+        case .head(let head): receiveHead(head)
+        case .body(let bytes): receiveBody(bytes)
+        case .end: receiveEnd()
+        }
+    }
+
+    private func receiveHead(_ head: HTTPRequestHead) {
+        hasPartialHead = false
+        phaseStart = .now
+        lastBodyByte = phaseStart
+        do throws(RequestRefusal) {
+            let request = try RequestHead(head, maxHead: limits.maxHead)
+            if let length = request.contentLength, length > limits.maxBody { throw .bodyTooLarge(limits.maxBody) }
+            state = .receiving(request, body: ByteBuffer())
+            if request.expectsContinue && request.hasBody {
+                // Refused already where the head is bad; a route that takes no such body is refused at the end.
+                send(ByteBuffer(string: "HTTP/1.1 100 Continue\r\n\r\n"))
+            }
+            if request.leavesHTTP { receiveEnd() }
+        } catch {
+            refuse(error)
+        }
+    }
+
+    private func receiveBody(_ bytes: ByteBuffer) {
+        guard case .receiving(let request, var body) = state else { return }
+        lastBodyByte = .now
+        guard body.readableBytes + bytes.readableBytes <= limits.maxBody else {
+            refuse(.bodyTooLarge(limits.maxBody))
+            return
+        }
+        state = .idle  // releases the buffer, so that it grows in place
+        if body.readableBytes == 0 { body = bytes } else { body.writeImmutableBuffer(bytes) }
+        state = .receiving(request, body: body)
+    }
+
+    private func receiveEnd() {
+        guard case .receiving(let request, let body) = state else { return }
+        rawBytes = 0
+        served += 1
+        if !request.keepAlive || served >= limits.maxRequestsPerConnection || gateway.isDraining { mustClose = true }
+        state = .replying(request, streaming: nil)
+        written = 0
+        lastDrained = 0
+        lastDrain = .now
+        gateway.routes.handle(request, body: body, connection: self, loop: loop)
+    }
+
+    /// Answers a request that cannot be understood, once, and closes.
+    private func refuse(_ refusal: RequestRefusal) {
+        switch state {
+        case .replying: pendingRefusal = pendingRefusal ?? refusal
+        case .closed: break
+        case .idle, .receiving:
+            mustClose = true
+            state = .replying(.unreadable, streaming: nil)
+            gateway.logRefused(refusal, loop: loop)
+            reply(Reply(refusal))
+        }
+    }
+
+    // MARK: Replying
+
+    /// Whether the client takes bytes as fast as they come.
+    var isWritable: Bool { context?.channel.isWritable ?? false }
+
+    /// The exchange that answers the present request; told when the client leaves or reads again.
+    func attach(_ exchange: Exchange) { self.exchange = exchange }
+
+    /// Sends a whole reply and goes on to the next request.
+    func reply(_ reply: Reply) {
+        guard case .replying(let request, streaming: nil) = state else { return }
+        var output = ByteBufferAllocator().buffer(capacity: 320 + reply.body.readableBytes)
+        output.writeHead(
+            reply.head, framing: .length(reply.body.readableBytes), closes: mustClose,
+            date: loop.httpDate(.now))
+        if request.method != .HEAD { output.writeImmutableBuffer(reply.body) }
+        send(output)
+        finish()
+    }
+
+    /// Sends the head of a streamed reply together with its first piece.
+    func startStream(_ head: ReplyHead, first: ByteBuffer) {
+        guard case .replying(let request, streaming: nil) = state else { return }
+        let framing: ReplyFraming = request.isHTTP10 ? .close : .chunked
+        if request.isHTTP10 { mustClose = true }
+        state = .replying(request, streaming: framing)
+        var output = ByteBufferAllocator().buffer(capacity: 512 + first.readableBytes)
+        output.writeHead(head, framing: framing, closes: mustClose, date: loop.httpDate(.now))
+        append(first, framing, to: &output)
+        send(output)
+    }
+
+    func stream(_ piece: ByteBuffer) {
+        guard case .replying(_, streaming: let framing?) = state else { return }
+        var output = ByteBufferAllocator().buffer(capacity: piece.readableBytes + 16)
+        append(piece, framing, to: &output)
+        send(output)
+    }
+
+    func endStream(last: ByteBuffer) {
+        guard case .replying(_, streaming: let framing?) = state else { return }
+        var output = ByteBufferAllocator().buffer(capacity: last.readableBytes + 24)
+        append(last, framing, to: &output)
+        if case .chunked = framing { output.writeStaticString("0\r\n\r\n") }
+        send(output)
+        finish()
+    }
+
+    private func append(_ piece: ByteBuffer, _ framing: ReplyFraming, to output: inout ByteBuffer) {
+        if case .chunked = framing { output.writeChunk(piece) } else { output.writeImmutableBuffer(piece) }
+    }
+
+    private func send(_ bytes: ByteBuffer) {
+        written += bytes.readableBytes
+        context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
+    }
+
+    /// The reply is complete: next request, or close.
+    private func finish() {
+        exchange = nil
+        phaseStart = .now
+        if let refusal = pendingRefusal, !mustClose {
+            pendingRefusal = nil
+            state = .idle
+            refuse(refusal)
+            return
+        }
+        if mustClose {
+            state = .closed
+            lingeringClose()
+            return
+        }
+        state = .idle
+        while let part = pipelined.popFirst() {
+            receive(part)
+            if case .replying = state { break }
+            if case .closed = state { break }
+        }
+        if pipelined.isEmpty { resumeReading() }
+    }
+
+    /// Half-closes first and gives the client a moment to read its reply: closing with unread input would reset it.
+    private func lingeringClose() {
+        guard let context else { return }
+        let channel = context.channel
+        context.flush()
+        channel.close(mode: .output, promise: nil)
+        context.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(500)) { channel.close(promise: nil) }
+    }
+
+    /// The connection is gone, or must go now: whatever runs for it is stopped.
+    private func close() {
+        guard context != nil else { return }
+        context = nil
+        state = .closed
+        pipelined.removeAll()
+        loop.remove(self)
+        gateway.connectionClosed()
+        exchange?.assumeIsolated { $0.abandon(.clientLeft) }
+        exchange = nil
+    }
+
+    private func pauseReading() {
+        guard !isReadPaused else { return }
+        isReadPaused = true
+        _ = context?.channel.setOption(.autoRead, value: false)
+    }
+
+    private func resumeReading() {
+        rawBytes = 0
+        guard isReadPaused else { return }
+        isReadPaused = false
+        _ = context?.channel.setOption(.autoRead, value: true)
+    }
+
+    // MARK: Timers
+
+    func tick(_ now: MonotonicTime) {
+        switch state {
+        case .idle:
+            if hasPartialHead || served == 0 {
+                guard now - phaseStart >= limits.headTimeout else { return }
+                if hasPartialHead {
+                    refuse(RequestRefusal(408, "The request head did not arrive within \(limits.headTimeout)"))
+                } else {
+                    context?.close(promise: nil)
+                }
+            } else if now - phaseStart >= limits.keepAliveTimeout {
+                context?.close(promise: nil)
+            }
+        case .receiving:
+            if now - lastBodyByte >= limits.bodyIdleTimeout || now - phaseStart >= limits.bodyTimeout {
+                refuse(RequestRefusal(408, "The request body did not arrive in time"))
+            }
+        case .replying, .closed:
+            checkStall(now)
+        }
+    }
+
+    /// A client that takes no byte of what waits for it is cut off.
+    private func checkStall(_ now: MonotonicTime) {
+        guard let context, let options = context.channel.syncOptions,
+            let waiting = try? options.getOption(.bufferedWritableBytes)
+        else { return }
+        let drained = written - waiting
+        if waiting == 0 || drained != lastDrained {
+            lastDrained = drained
+            lastDrain = now
+        } else if now - lastDrain >= limits.clientStallTimeout {
+            context.close(promise: nil)
+        }
+    }
+
+    /// The gateway stops: an idle connection closes now, others after their reply.
+    func drain() {
+        mustClose = true
+        if case .idle = state, !hasPartialHead { context?.close(promise: nil) }
+    }
+
+    /// The drain time is over.
+    func endNow() { exchange?.assumeIsolated { $0.abandon(.drain) } }
+}
+
+/// Counts the bytes that come from the socket, in front of the parser.
+final class ByteMeter: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias InboundOut = ByteBuffer
+    private let connection: HTTPConnection
+
+    init(_ connection: HTTPConnection) { self.connection = connection }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        connection.noteRawBytes(unwrapInboundIn(data).readableBytes)
+        context.fireChannelRead(data)
+        connection.checkRawBytes()
+    }
+}
+
+extension RequestRefusal {
+    static func bodyTooLarge(_ limit: Int) -> RequestRefusal {
+        RequestRefusal(413, "The request body exceeds \(limit) bytes")
+    }
+
+    init(_ error: HTTPParserError) {
+        switch error {
+        case .headerOverflow: self.init(431, "Request headers are too large")
+        case .invalidVersion: self.init(505, "Only HTTP/1.1 and HTTP/1.0 are supported")
+        case .invalidMethod: self.init(501, "Unknown method")
+        default: self.init(400, "Malformed HTTP request")
+        }
+    }
+}

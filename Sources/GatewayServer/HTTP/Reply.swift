@@ -1,0 +1,123 @@
+import GatewayWire
+import NIOCore
+
+/// A reply's head beside what the connection adds itself (length, date, connection).
+struct ReplyHead: Sendable {
+    var status: Int
+    var contentType = "application/json"
+    var requestID: String?
+    /// Names and values of our own making, already valid.
+    var fields: [(name: StaticString, value: String)] = []
+
+    init(_ status: Int, contentType: String = "application/json", requestID: String? = nil) {
+        self.status = status
+        self.contentType = contentType
+        self.requestID = requestID
+    }
+}
+
+/// A whole reply.
+struct Reply: Sendable {
+    var head: ReplyHead
+    var body: ByteBuffer
+
+    init(_ head: ReplyHead, body: ByteBuffer) {
+        self.head = head
+        self.body = body
+    }
+
+    /// A JSON reply written by `fields` between braces.
+    static func object(_ status: Int = 200, _ fields: (inout JSONWriter) -> Void) -> Reply {
+        var writer = JSONWriter()
+        writer.beginObject()
+        fields(&writer)
+        writer.endObject()
+        return Reply(ReplyHead(status), body: writer.buffer)
+    }
+
+    static func error(_ status: Int, _ message: String) -> Reply {
+        object(status) { $0.field("error", message) }
+    }
+
+    init(_ refusal: RequestRefusal) {
+        self = .error(refusal.status, refusal.message)
+        if let allow = refusal.allow { head.fields.append(("Allow", allow)) }
+    }
+}
+
+/// How the body of a reply is delimited (RFC 9112 section 6).
+enum ReplyFraming: Sendable {
+    case length(Int)
+    case chunked
+    /// HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+    case close
+}
+
+extension ByteBuffer {
+    /// Writes a head straight: every name and value in it is our own, so nothing needs the general encoder.
+    mutating func writeHead(_ head: ReplyHead, framing: ReplyFraming, closes: Bool, date: String) {
+        writeStaticString("HTTP/1.1 ")
+        writeDecimal(head.status)
+        writeInteger(UInt8(ascii: " "))
+        writeStaticString(Self.reason(head.status))
+        writeStaticString("\r\nDate: ")
+        writeString(date)
+        if head.status != 204 && head.status != 304 {
+            writeStaticString("\r\nContent-Type: ")
+            writeString(head.contentType)
+            switch framing {
+            case .length(let length):
+                writeStaticString("\r\nContent-Length: ")
+                writeDecimal(length)
+            case .chunked: writeStaticString("\r\nTransfer-Encoding: chunked")
+            case .close: break
+            }
+        }
+        if let requestID = head.requestID {
+            writeStaticString("\r\nX-Request-Id: ")
+            writeString(requestID)
+        }
+        for (name, value) in head.fields {
+            writeStaticString("\r\n")
+            writeStaticString(name)
+            writeStaticString(": ")
+            writeString(value)
+        }
+        writeStaticString(
+            closes ? "\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+                : "\r\nX-Content-Type-Options: nosniff\r\n\r\n")
+    }
+
+    private static func reason(_ status: Int) -> StaticString {
+        switch status {
+        case 200: "OK"
+        case 204: "No Content"
+        case 308: "Permanent Redirect"
+        case 400: "Bad Request"
+        case 404: "Not Found"
+        case 405: "Method Not Allowed"
+        case 408: "Request Timeout"
+        case 411: "Length Required"
+        case 413: "Content Too Large"
+        case 415: "Unsupported Media Type"
+        case 417: "Expectation Failed"
+        case 431: "Request Header Fields Too Large"
+        case 500: "Internal Server Error"
+        case 501: "Not Implemented"
+        case 502: "Bad Gateway"
+        case 503: "Service Unavailable"
+        case 504: "Gateway Timeout"
+        case 505: "HTTP Version Not Supported"
+        default: "Unknown"
+        }
+    }
+
+    /// One chunk of a chunked body (RFC 9112 section 7.1).
+    mutating func writeChunk(_ body: ByteBuffer) {
+        guard body.readableBytes > 0 else { return }
+        writeString(String(body.readableBytes, radix: 16))
+        writeStaticString("\r\n")
+        writeImmutableBuffer(body)
+        writeStaticString("\r\n")
+    }
+}

@@ -1,0 +1,185 @@
+import GatewayCore
+import GatewayWire
+import NIOCore
+import NIOHTTP1
+
+/// Every route of the gateway, in one table.
+struct Routes: Sendable {
+    /// What a handler is given beside the request.
+    struct Call {
+        let gateway: Gateway
+        let loop: LoopContext
+        let request: RequestHead
+        let body: ByteBuffer
+        /// The rest of the path where the route ends in `*`, percent-decoded.
+        let rest: String
+    }
+
+    enum Action: Sendable {
+        /// Answered at once, on the event loop.
+        case reply(@Sendable (Call) -> Reply)
+        /// Answered by an exchange.
+        case exchange(@Sendable (isolated Exchange, ByteBuffer) async -> Void)
+    }
+
+    struct Route: Sendable {
+        var method: HTTPMethod
+        /// Literal, or a prefix that ends in `*`.
+        var path: String
+        /// Short name for logs and metrics.
+        var name: String
+        var needsJSON = false
+        var action: Action
+    }
+
+    private let gateway: Unowned
+    private let table: [Route]
+
+    /// The gateway owns its routes and outlives every call to them.
+    private struct Unowned: Sendable { unowned let gateway: Gateway }
+
+    init(gateway: Gateway) {
+        self.gateway = Unowned(gateway: gateway)
+        table = Self.webLLM + ChatPage.routes
+    }
+
+    /// `/webllm/api`; the sources of their replies are in ``WebLLMReplies``.
+    private static let webLLM: [Route] = [
+        Route(
+            method: .POST, path: "/webllm/api/infer", name: "infer", needsJSON: true,
+            action: .exchange { exchange, body in await exchange.infer(body) }),
+        Route(
+            method: .POST, path: "/webllm/api/infer/batch", name: "batch", needsJSON: true,
+            action: .exchange { exchange, body in await exchange.batch(body) }),
+        Route(method: .GET, path: "/webllm/api/health", name: "health", action: .reply(WebLLMReplies.health)),
+        Route(method: .GET, path: "/webllm/api/status", name: "status", action: .reply(WebLLMReplies.status)),
+        Route(method: .GET, path: "/webllm/api/models", name: "models", action: .reply(WebLLMReplies.models)),
+        Route(method: .GET, path: "/webllm/api/models/info", name: "model_info", action: .reply(WebLLMReplies.modelInfo)),
+        Route(
+            method: .POST, path: "/webllm/api/config/models", name: "set_model_settings", needsJSON: true,
+            action: .reply(WebLLMReplies.setModelSettings)),
+        Route(
+            method: .GET, path: "/webllm/api/config/models/*", name: "model_settings",
+            action: .reply(WebLLMReplies.modelSettings)),
+        Route(method: .GET, path: "/webllm/api/metrics", name: "metrics", action: .reply(WebLLMReplies.metrics)),
+        Route(method: .GET, path: "/webllm/api/history", name: "history", action: .reply(WebLLMReplies.history)),
+        Route(method: .POST, path: "/webllm/api/clear", name: "clear", action: .reply(WebLLMReplies.clear)),
+    ]
+
+    /// Finds the route of a complete request and has it answered.
+    func handle(_ request: RequestHead, body: ByteBuffer, connection: HTTPConnection, loop: LoopContext) {
+        let gateway = gateway.gateway
+        let started = MonotonicTime.now
+        func answer(_ reply: Reply, _ name: String) {
+            var reply = reply
+            let id = request.requestID ?? loop.makeRequestID()
+            reply.head.requestID = id
+            connection.reply(reply)
+            gateway.logAccess(
+                AccessRecord(
+                    requestID: id, route: name, method: request.method.rawValue, status: reply.head.status,
+                    outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - started), loop: loop)
+        }
+        if request.method == .OPTIONS, request.path == "*" {
+            var reply = Reply(ReplyHead(204), body: ByteBuffer())
+            reply.head.fields = [("Allow", "GET, HEAD, POST, OPTIONS")]
+            return answer(reply, "options")
+        }
+        guard let path = String(request.path).percentDecodedPath else {
+            return answer(.error(400, "The path holds an invalid percent-encoding"), "none")
+        }
+        let matches = table.compactMap { route in route.rest(of: path).map { (route, $0) } }
+        guard !matches.isEmpty else { return answer(.error(404, "Not found"), "none") }
+        let wanted = request.method == .HEAD ? .GET : request.method
+        guard let (route, rest) = matches.first(where: { $0.0.method == wanted }) else {
+            let allow = Self.allow(matches.map(\.0.method))
+            var reply = Reply(ReplyHead(204), body: ByteBuffer())
+            if request.method != .OPTIONS { reply = .error(405, "Method not allowed; accepted: \(allow)") }
+            reply.head.fields = [("Allow", allow)]
+            return answer(reply, matches[0].0.name)
+        }
+        if route.needsJSON {
+            guard request.contentType == "application/json" else {
+                return answer(.error(415, "Content-Type must be application/json"), route.name)
+            }
+            guard request.isChunked || request.contentLength != nil else {
+                return answer(.error(411, "Content-Length or chunked encoding is required"), route.name)
+            }
+        }
+        switch route.action {
+        case .reply(let make):
+            answer(make(Call(gateway: gateway, loop: loop, request: request, body: body, rest: rest)), route.name)
+        case .exchange(let work):
+            let exchange = Exchange(
+                gateway: gateway, loop: NIOLoopBound(loop, eventLoop: loop.eventLoop),
+                connection: NIOLoopBound(connection, eventLoop: loop.eventLoop), head: request)
+            exchange.start { exchange in await work(exchange, body) }
+        }
+    }
+
+    private static func allow(_ methods: [HTTPMethod]) -> String {
+        var names: [String] = []
+        for method in methods where !names.contains(method.rawValue) {
+            names.append(method.rawValue)
+            if method == .GET { names.append("HEAD") }
+        }
+        return (names + ["OPTIONS"]).joined(separator: ", ")
+    }
+}
+
+extension Routes.Route {
+    /// What follows the prefix of a route that ends in `*`, empty for a literal one; nil where it does not match.
+    fileprivate func rest(of path: String) -> String? {
+        guard self.path.utf8.last == UInt8(ascii: "*") else {
+            return self.path.utf8.elementsEqual(path.utf8) ? "" : nil
+        }
+        let prefix = self.path.dropLast()
+        guard path.utf8.count > prefix.utf8.count, path.utf8.starts(with: prefix.utf8) else { return nil }
+        return String(path.dropFirst(prefix.count))
+    }
+}
+
+extension StringProtocol {
+    /// With `%XX` decoded; nil where one is malformed, not UTF-8, or a NUL.
+    var percentDecodedPath: String? { percentDecoded(plusIsSpace: false) }
+
+    func percentDecoded(plusIsSpace: Bool) -> String? {
+        guard utf8.contains(where: { $0 == UInt8(ascii: "%") || (plusIsSpace && $0 == UInt8(ascii: "+")) }) else {
+            return String(self)
+        }
+        var output: [UInt8] = []
+        var rest = Substring(self).utf8
+        while let byte = rest.popFirst() {
+            switch byte {
+            case UInt8(ascii: "%"):
+                guard let high = rest.popFirst()?.hexValue, let low = rest.popFirst()?.hexValue else { return nil }
+                output.append(high << 4 | low)
+            case UInt8(ascii: "+") where plusIsSpace: output.append(0x20)
+            default: output.append(byte)
+            }
+        }
+        guard !output.contains(0) else { return nil }
+        return String(validating: output, as: UTF8.self)
+    }
+
+    /// The first value of a query parameter, decoded; nil where it is absent or malformed.
+    func queryValue(_ name: String) -> String? {
+        for pair in split(separator: "&") {
+            let parts = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            guard parts[0] == name else { continue }
+            return parts.count == 1 ? "" : parts[1].percentDecoded(plusIsSpace: true)
+        }
+        return nil
+    }
+}
+
+extension UInt8 {
+    fileprivate var hexValue: UInt8? {
+        switch self {
+        case 0x30...0x39: self - 0x30
+        case 0x41...0x46: self - 0x41 + 10
+        case 0x61...0x66: self - 0x61 + 10
+        default: nil
+        }
+    }
+}

@@ -1,0 +1,151 @@
+import GatewayCore
+import GatewayWire
+import NIOCore
+
+/// The WebLLM routes that are answered from what the gateway knows.
+enum WebLLMReplies {
+    static func health(_ call: Routes.Call) -> Reply {
+        let statuses = call.gateway.upstreamStatuses()
+        return .object { writer in
+            writer.field("status", HealthSummary(statuses).health)
+            writer.field("service", "webllm")
+            writer.key("timestamp")
+            writer.value(Timestamp.now)
+            writer.field("models_loaded", modelCount(statuses))
+        }
+    }
+
+    static func status(_ call: Routes.Call) -> Reply {
+        let statuses = call.gateway.upstreamStatuses()
+        let totals = call.gateway.store.totals().totals
+        return .object { writer in
+            writer.field("status", HealthSummary(statuses).status)
+            writer.key("timestamp")
+            writer.value(Timestamp.now)
+            writer.field("service", "webllm")
+            writer.field("models_configured", call.gateway.configuration.models.count)
+            writer.field("models_loaded", modelCount(statuses))
+            writer.field("total_inferences", totals.inferences)
+            writer.key("average_inference_time_ms")
+            writer.milliseconds(totals.averageTime)
+        }
+    }
+
+    /// Models that the healthy upstreams report, each once.
+    private static func modelCount(_ statuses: [UpstreamStatus]) -> Int {
+        Set(statuses.filter(\.isAvailable).flatMap(\.models).map { Array($0.utf8) }).count
+    }
+
+    static func models(_ call: Routes.Call) -> Reply {
+        let configuration = call.gateway.configuration
+        let onlyRecommended = call.request.query?.queryValue("recommended")?.lowercased() == "true"
+        let models = configuration.models.filter { $0.recommended || !onlyRecommended }
+        return .object { writer in
+            writer.key("models")
+            writer.beginArray()
+            for model in models { writer.model(model) }
+            writer.endArray()
+            writer.field("default_model", configuration.webllm.defaultModel)
+            writer.field("count", models.count)
+        }
+    }
+
+    static func modelInfo(_ call: Routes.Call) -> Reply {
+        guard let key = call.request.query?.queryValue("model"), !key.isEmpty else {
+            return .error(400, "Missing 'model' query parameter")
+        }
+        guard let model = call.gateway.configuration.models.first(where: { $0.key.utf8.elementsEqual(key.utf8) }) else {
+            return .error(404, "Model \(key) not found")
+        }
+        var writer = JSONWriter()
+        writer.model(model)
+        return Reply(ReplyHead(200), body: writer.buffer)
+    }
+
+    static func setModelSettings(_ call: Routes.Call) -> Reply {
+        do throws(RequestFault) {
+            let settings = try WebLLMReader.modelSettings(call.body, parser: call.loop.parser)
+            guard call.gateway.store(settings) else {
+                return .error(400, "Too many models have settings; at most \(Gateway.maxModelSettings) can")
+            }
+            return .object { writer in
+                writer.field("status", "configured")
+                writer.field("model_type", settings.modelType)
+                writer.key("config")
+                writer.settings(settings, defaultModel: call.gateway.configuration.webllm.defaultModel)
+            }
+        } catch {
+            return .error(400, error.message)
+        }
+    }
+
+    static func modelSettings(_ call: Routes.Call) -> Reply {
+        guard let settings = call.gateway.settings(for: call.rest) else {
+            return .error(404, "No configuration for model \(call.rest)")
+        }
+        var writer = JSONWriter()
+        writer.settings(settings, defaultModel: call.gateway.configuration.webllm.defaultModel)
+        return Reply(ReplyHead(200), body: writer.buffer)
+    }
+
+    static func metrics(_ call: Routes.Call) -> Reply {
+        let (totals, historyCount) = call.gateway.store.totals()
+        return .object { writer in
+            writer.key("timestamp")
+            writer.value(Timestamp.now)
+            writer.field("inference_history_count", historyCount)
+            writer.key("metrics")
+            writer.beginObject()
+            writer.field("total_inferences", totals.inferences)
+            writer.field("total_tokens", totals.tokens)
+            writer.key("total_time_ms")
+            writer.milliseconds(totals.time)
+            writer.key("average_inference_time")
+            writer.milliseconds(totals.averageTime)
+            writer.field("client_side_count", totals.clientSide)
+            writer.field("server_side_count", totals.serverSide)
+            writer.endObject()
+        }
+    }
+
+    static func history(_ call: Routes.Call) -> Reply {
+        let limit = call.request.query?.queryValue("limit").flatMap { Int($0) } ?? 10
+        guard limit >= 0 else { return .error(400, "limit must not be negative") }
+        let entries = call.gateway.store.history(limit: min(limit, 100))
+        return .object { writer in
+            writer.field("count", entries.count)
+            writer.key("history")
+            writer.beginArray()
+            for entry in entries { writer.history(entry) }
+            writer.endArray()
+        }
+    }
+
+    static func clear(_ call: Routes.Call) -> Reply {
+        call.gateway.store.clear()
+        return .object { writer in
+            writer.field("status", "cleared")
+            writer.key("timestamp")
+            writer.value(Timestamp.now)
+        }
+    }
+}
+
+extension JSONWriter {
+    fileprivate mutating func history(_ entry: HistoryEntry) {
+        beginObject()
+        field("request_id", entry.requestID)
+        field("text", entry.text)
+        field("tokens_generated", entry.tokensGenerated)
+        key("inference_time_ms")
+        milliseconds(entry.inferenceTime)
+        field("mode", entry.mode)
+        field("model_id", entry.modelID)
+        field("success", entry.isSuccess)
+        key("error")
+        if let error = entry.error { value(error) } else { null() }
+        key("timestamp")
+        value(entry.timestamp)
+        endObject()
+    }
+}

@@ -1,0 +1,144 @@
+import CurlMulti
+import GatewayCore
+import GatewayWire
+import Logging
+import NIOCore
+
+/// Probes one upstream on its own timer, with at most one probe outstanding. Runs on one event loop.
+final class HealthProber {
+    private let gateway: Gateway
+    private let loop: LoopContext
+    private let id: UpstreamID
+    private let endpoint: UpstreamEndpoint
+    private var timer: Scheduled<Void>?
+    private var transfer: Transfer?
+    private var modelsFreshUntil = MonotonicTime(nanoseconds: 0)
+    private var lastFailure = ""
+    /// llama.cpp answers `/health`; a server that does not is asked for its models.
+    private var livenessPath: String
+    private var isStopped = false
+
+    private static let modelListInterval: Duration = .seconds(30)
+    private static let maxBody = 4 << 20
+
+    init(gateway: Gateway, loop: LoopContext, id: UpstreamID) {
+        self.gateway = gateway
+        self.loop = loop
+        self.id = id
+        endpoint = gateway.endpoints[id.index]
+        livenessPath = Self.livenessPath(endpoint.configuration)
+    }
+
+    private static func livenessPath(_ upstream: UpstreamConfiguration) -> String {
+        switch upstream.kind {
+        case .ollama: upstream.url.basePath + "/api/version"
+        // Any answer below 500 from the same host and port shows that it is alive.
+        case .query: "/"
+        case .openai: Self.serverPath(upstream) + "/health"
+        }
+    }
+
+    /// The base path without a trailing `/v1`: `/health` lies beside it.
+    private static func serverPath(_ upstream: UpstreamConfiguration) -> String {
+        upstream.url.basePath.hasSuffix("/v1") ? String(upstream.url.basePath.dropLast(3)) : upstream.url.basePath
+    }
+
+    func start() { probe() }
+
+    func stop() {
+        isStopped = true
+        timer?.cancel()
+        transfer?.cancel()
+    }
+
+    // MARK: One probe
+
+    private func probe() {
+        guard !isStopped else { return }
+        get(livenessPath) { [self] status, failure, _ in
+            let isAlive = failure == nil && (endpoint.configuration.kind == .query ? status < 500 : status == 200)
+            if !isAlive, status == 404, endpoint.configuration.kind == .openai, livenessPath.hasSuffix("/health") {
+                livenessPath = Self.serverPath(endpoint.configuration) + "/v1/models"
+                probe()
+                return
+            }
+            finished(isAlive, reason: failure ?? "status \(status)")
+        }
+    }
+
+    private func finished(_ isAlive: Bool, reason: String) {
+        lastFailure = isAlive ? "" : reason
+        gateway.probeFinished(id, success: isAlive, reason: reason)
+        if isAlive && .now >= modelsFreshUntil {
+            listModels()
+        } else {
+            schedule()
+        }
+    }
+
+    private func listModels() {
+        let path: String
+        switch endpoint.configuration.kind {
+        case .ollama: path = endpoint.configuration.url.basePath + "/api/tags"
+        case .openai: path = Self.serverPath(endpoint.configuration) + "/v1/models"
+        case .query:
+            schedule()
+            return
+        }
+        modelsFreshUntil = .now + Self.modelListInterval
+        get(path) { [self] status, failure, body in
+            if failure == nil, status == 200,
+                let models = ModelListReader.models(body, kind: endpoint.configuration.kind, parser: loop.parser)
+            {
+                gateway.setModels(id, models)
+            }
+            schedule()
+        }
+    }
+
+    /// The next probe after the interval ±10 %, so that probes of many gateways do not fall together.
+    private func schedule() {
+        guard !isStopped else { return }
+        let interval = endpoint.configuration.health.interval.nanoseconds
+        let delay = interval + Int64.random(in: -interval / 10...interval / 10, using: &loop.random)
+        let bound = NIOLoopBound(self, eventLoop: loop.eventLoop)
+        timer = loop.eventLoop.scheduleTask(in: .nanoseconds(delay)) { bound.value.probe() }
+    }
+
+    private func get(_ path: String, _ done: @escaping (Int, String?, [UInt8]) -> Void) {
+        let receiver = ProbeReceiver(
+            NIOLoopBound(Completion(maxBody: Self.maxBody, done), eventLoop: loop.eventLoop))
+        transfer = gateway.engine.start(
+            TransferRequest(
+                method: .get, target: endpoint.target, path: path, headers: endpoint.getHeaders,
+                timers: TransferTimers(total: endpoint.configuration.health.timeout)),
+            receiver: receiver, on: loop.delivery)
+    }
+}
+
+/// Gathers a small reply.
+private final class Completion {
+    private let maxBody: Int
+    private let done: (Int, String?, [UInt8]) -> Void
+    private var status = 0
+    private var body: [UInt8] = []
+
+    init(maxBody: Int, _ done: @escaping (Int, String?, [UInt8]) -> Void) {
+        self.maxBody = maxBody
+        self.done = done
+    }
+
+    func receive(_ event: TransferEvent) {
+        switch event {
+        case .head(let head): status = head.status
+        case .body(let bytes): if body.count < maxBody { body.append(contentsOf: bytes) }
+        case .end(let result): done(status, result.failure?.reason.rawValue, body)
+        }
+    }
+}
+
+private final class ProbeReceiver: TransferReceiver {
+    private let completion: NIOLoopBound<Completion>
+    init(_ completion: NIOLoopBound<Completion>) { self.completion = completion }
+    func receive(_ event: TransferEvent) { completion.value.receive(event) }
+}

@@ -1,0 +1,33 @@
+import GatewayCore
+import GatewayWire
+
+/// What the access log says of one request. Prompts, answers and secrets are not in it.
+struct AccessRecord: Sendable {
+    var requestID: String
+    var route: String
+    var method: String
+    var status: Int
+    var outcome: RequestOutcome
+    var duration: Duration
+    var trace = GenerationTrace()
+    var tokens = 0
+
+    func write(_ line: inout LogLine) {
+        line.field("time", Timestamp.now)
+        line.field("level", "info")
+        line.field("msg", "request")
+        line.field("request_id", requestID)
+        line.field("route", route)
+        line.field("method", method)
+        line.field("status", status)
+        line.field("outcome", outcome.rawValue)
+        line.field("duration_ms", duration)
+        guard let upstream = trace.upstream else { return }
+        line.field("upstream", upstream)
+        line.field("attempts", trace.attempts.map { "\($0.upstream):\($0.label)" }.joined(separator: ","))
+        if trace.queueTime > .zero { line.field("queue_ms", trace.queueTime) }
+        line.field("connect_ms", trace.connectTime)
+        if let time = trace.firstTokenTime { line.field("first_token_ms", time) }
+        line.field("tokens", tokens)
+    }
+}

@@ -1,0 +1,109 @@
+import Glibc
+import NIOCore
+import Synchronization
+
+/// Writes log lines to a descriptor on a thread of its own. A reader that is slow, full or gone costs lines, which are
+/// counted, and never holds up a request.
+package final class LogSink: Sendable {
+    private struct State {
+        var lines = ByteBuffer()
+        var dropped = 0
+        var isClosed = false
+        var isWriterWaiting = true
+    }
+
+    private let state = Mutex(State())
+    private let descriptor: Int32
+    /// A pipe: a byte in it wakes the writer.
+    private let wake: (read: Int32, write: Int32)
+    private let isDone = Mutex(false)
+    /// Bytes that may wait to be written.
+    private static let capacity = 4 << 20
+
+    /// - Parameter descriptor: where lines go; not closed by the sink.
+    package init(descriptor: Int32 = STDERR_FILENO) {
+        self.descriptor = descriptor
+        var ends: [Int32] = [-1, -1]
+        _ = pipe(&ends)
+        wake = (ends[0], ends[1])
+        var thread = pthread_t()
+        let started = pthread_create(
+            &thread, nil,
+            { argument in
+                Unmanaged<LogSink>.fromOpaque(argument!).takeRetainedValue().run()
+                return nil
+            }, Unmanaged.passRetained(self).toOpaque())
+        if started == 0 { pthread_detach(thread) }
+    }
+
+    deinit {
+        close(wake.read)
+        close(wake.write)
+    }
+
+    /// Appends whole lines, each with its line end.
+    package func write(_ lines: (inout ByteBuffer) -> Void) {
+        let mustWake = state.withLock { state in
+            guard !state.isClosed, state.lines.readableBytes < Self.capacity else {
+                state.dropped += 1
+                return false
+            }
+            lines(&state.lines)
+            defer { state.isWriterWaiting = false }
+            return state.isWriterWaiting
+        }
+        if mustWake { signal() }
+    }
+
+    package var droppedLines: Int { state.withLock { $0.dropped } }
+
+    /// Writes what waits, for at most a second, and stops the thread.
+    package func flush() {
+        state.withLock { $0.isClosed = true }
+        signal()
+        for _ in 0..<100 where !isDone.withLock({ $0 }) { usleep(10_000) }
+    }
+
+    private func signal() {
+        var one: UInt8 = 1
+        _ = Glibc.write(wake.write, &one, 1)
+    }
+
+    private func run() {
+        while true {
+            var signals: UInt64 = 0
+            _ = read(wake.read, &signals, 8)
+            var isClosed = false
+            while true {
+                // A moment in which lines gather: one write for many.
+                let batch = state.withLock { state -> ByteBuffer in
+                    isClosed = state.isClosed
+                    if state.lines.readableBytes == 0 { state.isWriterWaiting = true }
+                    defer { state.lines = ByteBuffer() }
+                    return state.lines
+                }
+                guard batch.readableBytes > 0 else { break }
+                writeAll(batch)
+                if !isClosed { usleep(20_000) }
+            }
+            if isClosed { break }
+        }
+        isDone.withLock { $0 = true }
+    }
+
+    private func writeAll(_ batch: ByteBuffer) {
+        batch.withUnsafeReadableBytes { bytes in
+            var rest = bytes
+            while !rest.isEmpty {
+                let written = Glibc.write(descriptor, rest.baseAddress, rest.count)
+                if written > 0 {
+                    rest = UnsafeRawBufferPointer(rebasing: rest[written...])
+                } else if errno != EINTR {
+                    let lost = rest.count { $0 == 0x0A }
+                    state.withLock { $0.dropped += lost }
+                    return
+                }
+            }
+        }
+    }
+}

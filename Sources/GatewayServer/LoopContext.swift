@@ -1,0 +1,87 @@
+import CurlMulti
+import GatewayCore
+import GatewayWire
+import NIOCore
+
+/// What one event loop's requests share. It never leaves its loop.
+final class LoopContext {
+    let eventLoop: any EventLoop
+    let delivery: LoopDelivery
+    let parser = JSONParser()
+    var random = SystemRandomNumberGenerator()
+    private var connections: [ObjectIdentifier: HTTPConnection] = [:]
+    private var generations: [ObjectIdentifier: Generation] = [:]
+    private var ticker: RepeatedTask?
+    private var dateSecond: Int64 = -1
+    private var dateText = ""
+
+    /// How often timers of seconds are looked at: one pass over all connections costs less than a scheduled task a
+    /// request.
+    static let tickInterval: TimeAmount = .milliseconds(50)
+
+    init(eventLoop: any EventLoop) {
+        self.eventLoop = eventLoop
+        delivery = LoopDelivery(eventLoop: eventLoop)
+    }
+
+    // MARK: Timers
+
+    func add(_ connection: HTTPConnection) {
+        connections[ObjectIdentifier(connection)] = connection
+        startTicking()
+    }
+
+    func remove(_ connection: HTTPConnection) { connections[ObjectIdentifier(connection)] = nil }
+
+    func add(_ generation: Generation) {
+        generations[ObjectIdentifier(generation)] = generation
+        startTicking()
+    }
+
+    func remove(_ generation: Generation) { generations[ObjectIdentifier(generation)] = nil }
+
+    var openConnections: [HTTPConnection] { Array(connections.values) }
+
+    private func startTicking() {
+        guard ticker == nil else { return }
+        let bound = NIOLoopBound(self, eventLoop: eventLoop)
+        ticker = eventLoop.scheduleRepeatedTask(initialDelay: Self.tickInterval, delay: Self.tickInterval) { _ in
+            bound.value.tick()
+        }
+    }
+
+    private func tick() {
+        let now = MonotonicTime.now
+        for connection in connections.values { connection.tick(now) }
+        for generation in generations.values { generation.assumeIsolated { $0.tick(now) } }
+        guard connections.isEmpty && generations.isEmpty else { return }
+        ticker?.cancel()
+        ticker = nil
+    }
+
+    // MARK: Small things made for each reply
+
+    func makeRequestID() -> String { RequestIdentifier.make(using: &random) }
+
+    /// The Date header's value, worked out once a second.
+    func httpDate(_ timestamp: Timestamp) -> String {
+        let second = timestamp.microseconds / 1_000_000
+        if second != dateSecond {
+            dateSecond = second
+            dateText = timestamp.httpDate
+        }
+        return dateText
+    }
+}
+
+/// Brings what a turn of a curl loop produced to an event loop, in one task.
+final class LoopDelivery: DeliveryQueue {
+    private let eventLoop: any EventLoop
+    init(eventLoop: any EventLoop) { self.eventLoop = eventLoop }
+
+    func deliver(_ batch: [Delivery]) {
+        eventLoop.execute {
+            for delivery in batch { delivery.receiver.receive(delivery.event) }
+        }
+    }
+}
