@@ -34,7 +34,6 @@ let package = Package(
             name: "GatewayServer",
             dependencies: [
                 "CurlMulti", "GatewayCore", "GatewayWire", nioCore, nioPosix, nioHTTP1, logging,
-                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "TOMLKit", package: "TOMLKit"),
             ],
             resources: [
@@ -48,6 +47,7 @@ let package = Package(
                 "GatewayCore", "GatewayServer", logging,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             swiftSettings: strict
         ),

@@ -50,6 +50,8 @@ package struct ServerConfiguration: Sendable, Equatable {
     package var totalTimeout: Duration = .seconds(600)
     /// From SIGTERM to the end of the last stream.
     package var drainTimeout: Duration = .seconds(30)
+
+    package init() {}
 }
 
 /// The `[webllm]` table: what is specific to the WebLLM API.
@@ -64,12 +66,16 @@ package struct WebLLMConfiguration: Sendable, Equatable {
     package var fallbackMessage =
         "I apologize, but I'm unable to connect to the AI service at the moment. "
         + "Please try again later or contact support."
+
+    package init() {}
 }
 
 /// The `[history]` table.
 package struct HistoryConfiguration: Sendable, Equatable {
     /// Requests kept; 0 keeps none.
     package var maxEntries = 1000
+
+    package init() {}
 }
 
 /// The `[log]` table.
@@ -80,4 +86,6 @@ package struct LogConfiguration: Sendable, Equatable {
     package var format: Format = .json
     /// One line a request.
     package var access = true
+
+    package init() {}
 }

@@ -1,0 +1,85 @@
+import GatewayCore
+import Glibc
+import TOMLKit
+
+/// Makes the effective configuration: defaults < file < environment < command line.
+package enum ConfigurationLoader {
+    /// - Parameters:
+    ///   - path: the configuration file; nil for none.
+    ///   - environment: see docs/configuration.md for the variables that are read.
+    ///   - listen: addresses of the command line; empty for none.
+    /// - Throws: ``ConfigurationError`` with every fault that was found.
+    package static func load(
+        file path: String?, environment: [String: String], listen: [String] = []
+    ) throws(ConfigurationError) -> LoadedConfiguration {
+        let text = try path.map { path throws(ConfigurationError) in try read(path) }
+        let root: TOMLTable
+        do {
+            root = try TOMLTable(string: text ?? "")
+        } catch let error as TOMLParseError {
+            throw .syntax(
+                path: path ?? "", line: Int(error.source.begin.line), column: Int(error.source.begin.column),
+                reason: error.description)
+        } catch {
+            throw .unreadableFile(path: path ?? "", reason: "\(error)")
+        }
+        let log = TableReader.Log()
+        var configuration = GatewayReader.read(TableReader(root, path: "", log: log), environment: environment)
+        EnvironmentOverrides.apply(environment, to: &configuration, hasFile: path != nil, log: log)
+        if !listen.isEmpty {
+            configuration.server.listen = addresses(listen, key: "--listen", source: .commandLine, log: log)
+        }
+        GatewayReader.checkWhole(configuration, log: log)
+        guard log.faults.isEmpty else { throw .faults(path: path ?? "configuration", log.faults) }
+        var warnings: [String] = []
+        if let path, let text, isReadableByOthers(path), text.contains("api_key"),
+            configuration.upstreams.contains(where: { $0.apiKey != nil && text.contains($0.apiKey!) })
+        {
+            warnings.append("\(path) holds an api_key and can be read by other users; chmod 600, or use \"env:NAME\"")
+        }
+        return LoadedConfiguration(configuration: configuration, entries: log.entries, warnings: warnings)
+    }
+
+    static func addresses(
+        _ texts: [String], key: String, source: ConfigurationSource, log: TableReader.Log
+    ) -> [ListenAddress] {
+        var addresses: [ListenAddress] = []
+        for text in texts {
+            do throws(TextFault) {
+                addresses.append(try .parse(text))
+            } catch {
+                log.faults.append(
+                    .init(kind: .badValue, key: key, detail: "\"\(text)\" is not accepted; expected \(error)"))
+            }
+        }
+        log.entries.removeAll { $0.key == "server.listen" }
+        log.entries.append(.init(key: "server.listen", value: "\(texts)", source: source))
+        return addresses
+    }
+
+    private static func read(_ path: String) throws(ConfigurationError) -> String {
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else {
+            if errno == ENOENT { throw .missingFile(path: path) }
+            throw .unreadableFile(path: path, reason: String(cString: strerror(errno)))
+        }
+        defer { close(descriptor) }
+        var bytes: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 64 << 10)
+        while true {
+            let count = Glibc.read(descriptor, &chunk, chunk.count)
+            guard count >= 0 else { throw .unreadableFile(path: path, reason: String(cString: strerror(errno))) }
+            guard count > 0 else { break }
+            bytes.append(contentsOf: chunk[..<count])
+        }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw .unreadableFile(path: path, reason: "it is not UTF-8 text")
+        }
+        return text
+    }
+
+    private static func isReadableByOthers(_ path: String) -> Bool {
+        var status = stat()
+        return stat(path, &status) == 0 && status.st_mode & 0o077 != 0
+    }
+}

@@ -1,0 +1,220 @@
+import GatewayCore
+
+/// Which keys gateway.conf has, with their ranges.
+enum GatewayReader {
+    static func read(_ root: TableReader, environment: [String: String]) -> GatewayConfiguration {
+        var configuration = GatewayConfiguration()
+        configuration.server = server(root.subtable("server"))
+        configuration.webllm = webllm(root.subtable("webllm"))
+        configuration.routing = routing(root.subtable("routing"))
+        configuration.history = history(root.subtable("history"))
+        configuration.log = log(root.subtable("log"))
+        configuration.upstreams = (root.tables("upstream") ?? []).compactMap { upstream($0, environment) }
+        if let models = root.tables("model") { configuration.models = models.compactMap(model) }
+        root.finish()
+        return configuration
+    }
+
+    private static let hour = Duration.seconds(3600)
+
+    private static func server(_ table: TableReader) -> ServerConfiguration {
+        var server = ServerConfiguration()
+        let listen = table.strings("listen", server.listen.map { $0.description })
+        server.listen = []
+        for text in listen {
+            do throws(TextFault) {
+                server.listen.append(try .parse(text))
+            } catch {
+                table.fault(.badValue, "listen", "\"\(text)\" is not accepted; expected \(error)")
+            }
+        }
+        if listen.isEmpty { table.fault(.outOfRange, "listen", "empty; accepted: at least one address") }
+        server.threads = table.integer("threads", server.threads, in: 0...256)
+        server.curlLoops = table.integer("curl_loops", server.curlLoops, in: 1...16)
+        server.maxBody = table.size("max_body", server.maxBody, in: 1024...1 << 30)
+        server.maxHead = table.size("max_head", server.maxHead, in: 1024...64 << 10)
+        server.maxConnections = table.integer("max_connections", server.maxConnections, in: 1...1_000_000)
+        server.maxRequestsPerConnection = table.integer(
+            "max_requests_per_connection", server.maxRequestsPerConnection, in: 1...1_000_000_000)
+        let second = Duration.milliseconds(100)...hour
+        server.headTimeout = table.duration("head_timeout", server.headTimeout, in: second)
+        server.keepAliveTimeout = table.duration("keep_alive_timeout", server.keepAliveTimeout, in: second)
+        server.bodyIdleTimeout = table.duration("body_idle_timeout", server.bodyIdleTimeout, in: second)
+        server.bodyTimeout = table.duration("body_timeout", server.bodyTimeout, in: second)
+        server.clientStallTimeout = table.duration("client_stall_timeout", server.clientStallTimeout, in: second)
+        server.totalTimeout = table.duration("total_timeout", server.totalTimeout, in: .milliseconds(100)...(hour * 24))
+        server.drainTimeout = table.duration("drain_timeout", server.drainTimeout, in: .zero...hour)
+        table.finish()
+        return server
+    }
+
+    private static func webllm(_ table: TableReader) -> WebLLMConfiguration {
+        var webllm = WebLLMConfiguration()
+        webllm.defaultModel = modelName(table, "default_model", webllm.defaultModel) ?? webllm.defaultModel
+        webllm.systemPrompt = table.string("system_prompt", webllm.systemPrompt)
+        webllm.maxPromptCharacters = table.integer(
+            "max_prompt_characters", webllm.maxPromptCharacters, in: 1...10_000_000)
+        webllm.maxBatch = table.integer("max_batch", webllm.maxBatch, in: 1...10_000)
+        webllm.fallbackMessage = table.string("fallback_message", webllm.fallbackMessage)
+        table.finish()
+        return webllm
+    }
+
+    private static func routing(_ table: TableReader) -> RoutingConfiguration {
+        var routing = RoutingConfiguration()
+        routing.maxAttempts = table.integer("max_attempts", routing.maxAttempts, in: 1...10)
+        table.finish()
+        return routing
+    }
+
+    private static func history(_ table: TableReader) -> HistoryConfiguration {
+        var history = HistoryConfiguration()
+        history.maxEntries = table.integer("max_entries", history.maxEntries, in: 0...1_000_000)
+        table.finish()
+        return history
+    }
+
+    private static func log(_ table: TableReader) -> LogConfiguration {
+        var log = LogConfiguration()
+        log.level = table.choice("level", log.level) ?? log.level
+        log.format = table.choice("format", log.format) ?? log.format
+        log.access = table.bool("access", log.access)
+        table.finish()
+        return log
+    }
+
+    private static func upstream(_ table: TableReader, _ environment: [String: String]) -> UpstreamConfiguration? {
+        let name = table.optionalString("name")
+        if let name, !isName(name) {
+            table.fault(.badValue, "name", "\"\(name)\" is not accepted; accepted: 1 to 64 of A-Z a-z 0-9 . _ -")
+        }
+        if name == nil { table.fault(.missingKey, "name", "missing; accepted: 1 to 64 of A-Z a-z 0-9 . _ -") }
+        let kind: UpstreamKind? = table.choice("kind", nil)
+        let fallbackURL = UpstreamURL(host: "", port: 80)
+        let url = table.parsed("url", fallbackURL, shows: \.text) { (text) throws(TextFault) in
+            try UpstreamURL.parse(text)
+        }
+        if url.host.isEmpty, !table.hasFault("url") {
+            table.fault(.missingKey, "url", "missing; accepted: an http or https URL")
+        }
+        var upstream = UpstreamConfiguration(name: name ?? "", kind: kind ?? .ollama, url: url)
+        upstream.model = modelName(table, "model", nil)
+        upstream.apiKey = apiKey(table, environment)
+        upstream.maxInFlight = table.integer("max_in_flight", upstream.maxInFlight, in: 1...10_000)
+        upstream.maxQueue = table.integer("max_queue", upstream.maxQueue, in: 0...100_000)
+        upstream.queueTimeout = table.duration("queue_timeout", upstream.queueTimeout, in: .milliseconds(10)...hour)
+        upstream.idempotent = table.bool("idempotent", upstream.idempotent)
+        let timeouts = table.subtable("timeouts")
+        let range = Duration.milliseconds(10)...(hour * 24)
+        upstream.timeouts.connect = timeouts.duration("connect", upstream.timeouts.connect, in: range)
+        upstream.timeouts.firstToken = timeouts.duration("first_token", upstream.timeouts.firstToken, in: range)
+        upstream.timeouts.idle = timeouts.duration("idle", upstream.timeouts.idle, in: range)
+        timeouts.finish()
+        let health = table.subtable("health")
+        upstream.health.interval = health.duration(
+            "interval", upstream.health.interval, in: .milliseconds(50)...hour)
+        upstream.health.timeout = health.duration("timeout", upstream.health.timeout, in: .milliseconds(50)...hour)
+        upstream.health.fall = health.integer("fall", upstream.health.fall, in: 1...1000)
+        upstream.health.rise = health.integer("rise", upstream.health.rise, in: 1...1000)
+        health.finish()
+        table.finish()
+        return kind == nil ? nil : upstream
+    }
+
+    /// A literal key, or `env:NAME` for one that lies in the environment.
+    private static func apiKey(_ table: TableReader, _ environment: [String: String]) -> String? {
+        guard let text = table.optionalString("api_key", isSecret: true) else { return nil }
+        var key = text
+        if text.hasPrefix("env:") {
+            let name = String(text.dropFirst(4))
+            guard let value = environment[name], !value.isEmpty else {
+                table.fault(.badValue, "api_key", "the environment has no \(name)")
+                return nil
+            }
+            key = value
+        }
+        guard key.utf8.allSatisfy({ $0 >= 0x21 && $0 < 0x7F }), !key.isEmpty else {
+            table.fault(.badValue, "api_key", "accepted: visible ASCII characters without spaces")
+            return nil
+        }
+        return key
+    }
+
+    private static func model(_ table: TableReader) -> ModelConfiguration? {
+        let id = modelName(table, "id", nil)
+        if id == nil { table.fault(.missingKey, "id", "missing; accepted: a model name") }
+        let key = modelName(table, "key", nil)
+        let upstreamModels = table.stringTable("upstream_models")
+        for (upstream, name) in upstreamModels where !isModelName(name) {
+            table.fault(.badValue, "upstream_models.\(upstream)", modelNameRule(name))
+        }
+        let size = table.number("size_gb", 0, in: 0...100_000)
+        let vram = table.number("vram_required_gb", 0, in: 0...100_000)
+        let recommended = table.bool("recommended", false)
+        table.finish()
+        guard let id else { return nil }
+        return ModelConfiguration(
+            id: id, key: key, upstreamModels: upstreamModels, sizeGB: size, vramRequiredGB: vram,
+            recommended: recommended)
+    }
+
+    /// What concerns several tables at once.
+    static func checkWhole(_ configuration: GatewayConfiguration, log: TableReader.Log) {
+        func fault(_ kind: ConfigurationError.Fault.Kind, _ key: String, _ detail: String) {
+            log.faults.append(.init(kind: kind, key: key, detail: detail))
+        }
+        if configuration.upstreams.isEmpty, !log.faults.contains(where: { $0.key.hasPrefix("upstream") }) {
+            fault(.missingKey, "upstream", "missing; accepted: at least one [[upstream]] table")
+        }
+        if configuration.upstreams.count > 64 { fault(.outOfRange, "upstream", "more than 64 upstreams") }
+        var names: Set<String> = []
+        for (index, upstream) in configuration.upstreams.enumerated() where !names.insert(upstream.name).inserted {
+            fault(.duplicateName, "upstream[\(index)].name", "\"\(upstream.name)\" is the name of another upstream")
+        }
+        var ids: Set<String> = []
+        for (index, model) in configuration.models.enumerated() {
+            if !ids.insert(model.id).inserted {
+                fault(.duplicateName, "model[\(index)].id", "\"\(model.id)\" is the id of another model")
+            }
+            for name in model.upstreamModels.keys.sorted() where !names.contains(name) {
+                let hint = NearestWord.suggest(name, among: names).map { "; did you mean \($0)?" } ?? ""
+                fault(.badValue, "model[\(index)].upstream_models.\(name)", "no upstream has this name\(hint)")
+            }
+        }
+    }
+
+    // MARK: Names
+
+    private static func modelName(_ table: TableReader, _ key: String, _ value: String?) -> String? {
+        let text = value.map { table.string(key, $0) } ?? table.optionalString(key)
+        guard let text else { return nil }
+        if !isModelName(text) { table.fault(.badValue, key, modelNameRule(text)) }
+        return text
+    }
+
+    static func modelNameRule(_ name: String) -> String {
+        "\"\(name)\" is not accepted; accepted: 1 to 200 of A-Z a-z 0-9 . _ : / @ -"
+    }
+
+    private static func isName(_ text: String) -> Bool {
+        (1...64).contains(text.utf8.count) && text.utf8.allSatisfy { isNameByte($0) }
+    }
+
+    static func isModelName(_ text: String) -> Bool {
+        (1...200).contains(text.utf8.count)
+            && text.utf8.allSatisfy {
+                isNameByte($0) || $0 == UInt8(ascii: ":") || $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "@")
+            }
+    }
+
+    private static func isNameByte(_ byte: UInt8) -> Bool {
+        switch byte {
+        case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "-"): true
+        default: false
+        }
+    }
+}
+
+extension TableReader {
+    func hasFault(_ key: String) -> Bool { log.faults.contains { $0.key == keyPath(key) } }
+}

@@ -1,0 +1,205 @@
+import GatewayCore
+import TOMLKit
+
+/// Reads one TOML table key by key: each read takes its key, checks type and range, and notes where the value came
+/// from. What nobody read is unknown.
+///
+/// TOMLKit's decoder in its strict mode would stop at the first fault and cannot tell where a value came from.
+final class TableReader {
+    /// What all tables of one file gather.
+    final class Log {
+        var faults: [ConfigurationError.Fault] = []
+        var entries: [ConfigurationEntry] = []
+    }
+
+    let log: Log
+    private let table: TOMLTable?
+    private let path: String
+    private var known: [String] = []
+
+    /// - Parameters:
+    ///   - table: nil where the file has none: every read then gives its default.
+    ///   - path: key path of the table, empty at the top.
+    init(_ table: TOMLTable?, path: String, log: Log) {
+        self.table = table
+        self.path = path
+        self.log = log
+    }
+
+    func keyPath(_ key: String) -> String { path.isEmpty ? key : "\(path).\(key)" }
+
+    // MARK: Typed reads
+
+    func string(_ key: String, _ value: String, isSecret: Bool = false) -> String {
+        read(key, default: value, accepts: "a string", shows: { isSecret ? "***" : "\"\($0)\"" }) { $0.string }
+    }
+
+    func optionalString(_ key: String, isSecret: Bool = false) -> String? {
+        guard table?[key] != nil else {
+            known.append(key)
+            return nil
+        }
+        return string(key, "", isSecret: isSecret)
+    }
+
+    func bool(_ key: String, _ value: Bool) -> Bool {
+        read(key, default: value, accepts: "true or false", shows: { "\($0)" }) { $0.bool }
+    }
+
+    func integer(_ key: String, _ value: Int, in range: ClosedRange<Int>) -> Int {
+        let found = read(key, default: value, accepts: "a whole number", shows: { "\($0)" }) { $0.int }
+        guard !range.contains(found) else { return found }
+        fault(.outOfRange, key, "\(found) is out of range; accepted: \(range.lowerBound) to \(range.upperBound)")
+        return value
+    }
+
+    func number(_ key: String, _ value: Double, in range: ClosedRange<Double>) -> Double {
+        let found = read(key, default: value, accepts: "a number", shows: { "\($0)" }) { value in
+            value.double ?? value.int.map(Double.init)
+        }
+        guard !range.contains(found) else { return found }
+        fault(.outOfRange, key, "\(found) is out of range; accepted: \(range.lowerBound) to \(range.upperBound)")
+        return value
+    }
+
+    func duration(_ key: String, _ value: Duration, in range: ClosedRange<Duration>) -> Duration {
+        let found = parsed(key, value, shows: DurationText.format) { (text) throws(TextFault) in
+            try DurationText.parse(text)
+        }
+        guard !range.contains(found) else { return found }
+        fault(
+            .outOfRange, key,
+            "\(DurationText.format(found)) is out of range; accepted: \(DurationText.format(range.lowerBound)) to "
+                + DurationText.format(range.upperBound))
+        return value
+    }
+
+    func size(_ key: String, _ value: Int, in range: ClosedRange<Int>) -> Int {
+        let found = parsed(key, value, shows: ByteSizeText.format) { (text) throws(TextFault) in
+            try ByteSizeText.parse(text)
+        }
+        guard !range.contains(found) else { return found }
+        fault(
+            .outOfRange, key,
+            "\(ByteSizeText.format(found)) is out of range; accepted: \(ByteSizeText.format(range.lowerBound)) to "
+                + ByteSizeText.format(range.upperBound))
+        return value
+    }
+
+    func choice<Value: RawRepresentable<String> & CaseIterable>(_ key: String, _ value: Value?) -> Value? {
+        let words = Value.allCases.map(\.rawValue)
+        guard let text = value == nil ? optionalString(key) : string(key, value!.rawValue) else {
+            fault(.missingKey, key, "missing; accepted: \(words.joined(separator: ", "))")
+            return nil
+        }
+        if let found = Value(rawValue: text) { return found }
+        let hint = NearestWord.suggest(text, among: words).map { "; did you mean \"\($0)\"?" } ?? ""
+        fault(.badValue, key, "\"\(text)\" is not accepted; accepted: \(words.joined(separator: ", "))\(hint)")
+        return value
+    }
+
+    /// A value that is written as a string and parsed.
+    func parsed<Value>(
+        _ key: String, _ value: Value, shows: @escaping (Value) -> String,
+        _ parse: (String) throws(TextFault) -> Value
+    ) -> Value {
+        read(key, default: value, accepts: "a string", shows: { shows($0) }) { found in
+            guard let text = found.string else { return nil }
+            do throws(TextFault) {
+                return try parse(text)
+            } catch {
+                self.fault(.badValue, key, "\"\(text)\" is not accepted; expected \(error)")
+                return value
+            }
+        }
+    }
+
+    func strings(_ key: String, _ value: [String]) -> [String] {
+        read(key, default: value, accepts: "a list of strings", shows: { "\($0)" }) { found in
+            guard let array = found.array else { return nil }
+            let texts = array.compactMap { $0.string }
+            return texts.count == array.count ? texts : nil
+        }
+    }
+
+    /// A table of strings.
+    func stringTable(_ key: String) -> [String: String] {
+        read(key, default: [:], accepts: "a table of strings", shows: { "\($0)" }) { found in
+            guard let table = found.table else { return nil }
+            var texts: [String: String] = [:]
+            for name in table.keys {
+                guard let text = table[name]?.string else { return nil }
+                texts[name] = text
+            }
+            return texts
+        }
+    }
+
+    func subtable(_ key: String) -> TableReader {
+        known.append(key)
+        var found: TOMLTable?
+        if let value = table?[key] {
+            found = value.table
+            if found == nil { fault(.wrongType, key, "found \(Self.name(value)); accepted: a table") }
+        }
+        return TableReader(found, path: keyPath(key), log: log)
+    }
+
+    /// The readers of an array of tables; nil where the file has none.
+    func tables(_ key: String) -> [TableReader]? {
+        known.append(key)
+        guard let value = table?[key] else { return nil }
+        guard let array = value.array else {
+            fault(.wrongType, key, "found \(Self.name(value)); accepted: tables written as [[\(key)]]")
+            return []
+        }
+        return array.enumerated().map { index, element in
+            if element.table == nil { fault(.wrongType, "\(key)[\(index)]", "accepted: a table") }
+            return TableReader(element.table, path: keyPath("\(key)[\(index)]"), log: log)
+        }
+    }
+
+    /// Call after all reads: what is left is a mistake.
+    func finish() {
+        guard let table else { return }
+        for key in table.keys.sorted() where !known.contains(key) {
+            let hint =
+                NearestWord.suggest(key, among: known).map { "did you mean \($0)?" }
+                ?? "accepted: \(known.sorted().joined(separator: ", "))"
+            fault(.unknownKey, key, "unknown key; \(hint)")
+        }
+    }
+
+    func fault(_ kind: ConfigurationError.Fault.Kind, _ key: String, _ detail: String) {
+        log.faults.append(.init(kind: kind, key: keyPath(key), detail: detail))
+    }
+
+    private func read<Value>(
+        _ key: String, default value: Value, accepts: String, shows: (Value) -> String,
+        _ convert: (any TOMLValueConvertible) -> Value?
+    ) -> Value {
+        known.append(key)
+        guard let found = table?[key] else {
+            log.entries.append(.init(key: keyPath(key), value: shows(value), source: .builtIn))
+            return value
+        }
+        guard let converted = convert(found) else {
+            fault(.wrongType, key, "found \(Self.name(found)); accepted: \(accepts)")
+            return value
+        }
+        log.entries.append(.init(key: keyPath(key), value: shows(converted), source: .file))
+        return converted
+    }
+
+    private static func name(_ value: any TOMLValueConvertible) -> String {
+        switch value.type {
+        case .string: "a string"
+        case .int: "a whole number"
+        case .double: "a number with a fraction"
+        case .bool: "true or false"
+        case .array: "a list"
+        case .table: "a table"
+        default: "a date or time"
+        }
+    }
+}
