@@ -32,9 +32,14 @@ actor Exchange {
 
     /// Starts an exchange for a request whose body is complete. Call on the event loop.
     nonisolated func start(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
-        assumeIsolated { exchange in
-            exchange.connection.value.attach(exchange)
-            Task.immediate { await work(exchange) }
+        assumeIsolated { $0.begin(work) }
+    }
+
+    private func begin(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
+        connection.value.attach(self)
+        Task.immediate {
+            // Isolated to this actor: it starts here and now and never leaves the event loop.
+            await work(self)
         }
     }
 
