@@ -10,7 +10,6 @@ let strict: [SwiftSetting] = [
 let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
-let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 
 let package = Package(
@@ -55,14 +54,12 @@ let package = Package(
         .testTarget(name: "CurlMultiTests", dependencies: ["CurlMulti", "Support"], swiftSettings: strict),
         .testTarget(name: "GatewayCoreTests", dependencies: ["GatewayCore"], swiftSettings: strict),
         .testTarget(
-            name: "GatewayWireTests", dependencies: ["GatewayWire", "GatewayCore", nioCore], swiftSettings: strict),
+            name: "GatewayWireTests", dependencies: ["GatewayWire", "GatewayCore", nioCore],
+            resources: [.copy("Fixtures")], swiftSettings: strict),
         .testTarget(
             name: "GatewayServerTests",
-            dependencies: [
-                "GatewayServer", "GatewayCore", "GatewayWire", "CurlMulti", "Support", nioCore, nioPosix, nioEmbedded,
-                nioHTTP1,
-                logging,
-            ],
+            dependencies: ["GatewayServer", "GatewayCore", "GatewayWire", "Support", nioCore, logging],
+            resources: [.copy("Fixtures")],
             swiftSettings: strict
         ),
     ],

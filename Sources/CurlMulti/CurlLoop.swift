@@ -77,6 +77,7 @@ final class CurlLoop {
             if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
             if now >= nextScan { fireTimers() }
             collectFinished()
+            mailbox.publish(statistics)
             flush()
         }
         endAll()
@@ -94,7 +95,7 @@ final class CurlLoop {
         let fd = ccurl_epoll_fd(&event)
         if fd == mailbox.eventFD {
             mailbox.clearWake()
-            mailbox.take(into: &commands, statistics: statistics)
+            mailbox.take(into: &commands)
             for command in commands { perform(command) }
             return
         }
@@ -271,7 +272,9 @@ final class CurlLoop {
     private func deliver(_ transfer: ActiveTransfer) {
         transfer.isDirty = false
         let (head, body) = transfer.takeReady()
-        if let head { outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .head(head))) }
+        if let head {
+            outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .head(head)))
+        }
         if !body.isEmpty {
             outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .body(body)))
         }

@@ -46,13 +46,12 @@ final class Mailbox: Sendable {
     }
 
     /// Swaps the commands out; `spare`'s storage is used for the next ones.
-    func take(into spare: inout [Command], statistics: CurlEngineStatistics) {
+    func take(into spare: inout [Command]) {
         spare.removeAll(keepingCapacity: true)
-        state.withLock { state in
-            swap(&state.commands, &spare)
-            state.statistics = statistics
-        }
+        state.withLock { swap(&$0.commands, &spare) }
     }
+
+    func publish(_ statistics: CurlEngineStatistics) { state.withLock { $0.statistics = statistics } }
 
     /// After this every start is refused with an end of its own. Returns what was still waiting.
     func close() -> [Command] {

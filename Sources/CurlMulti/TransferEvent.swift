@@ -28,6 +28,12 @@ package struct ResponseHead: Sendable, Equatable {
     package var contentType: String?
     /// At most 256 bytes.
     package var retryAfter: String?
+
+    package init(status: Int, contentType: String? = nil, retryAfter: String? = nil) {
+        self.status = status
+        self.contentType = contentType
+        self.retryAfter = retryAfter
+    }
 }
 
 /// How a transfer ended. No failure means that curl saw nothing wrong, not that the reply is whole: curl reports

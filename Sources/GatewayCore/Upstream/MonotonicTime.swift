@@ -6,7 +6,9 @@ package struct MonotonicTime: Sendable, Hashable, Comparable {
     package init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
 
     package static func < (left: Self, right: Self) -> Bool { left.nanoseconds < right.nanoseconds }
-    package static func + (left: Self, right: Duration) -> Self { .init(nanoseconds: left.nanoseconds + right.nanoseconds) }
+    package static func + (left: Self, right: Duration) -> Self {
+        .init(nanoseconds: left.nanoseconds + right.nanoseconds)
+    }
     package static func - (left: Self, right: Self) -> Duration { .nanoseconds(left.nanoseconds - right.nanoseconds) }
 }
 

@@ -10,7 +10,9 @@ package enum ConfigurationError: Error, CustomStringConvertible, Equatable {
 
     /// One thing that is wrong, with its key path.
     package struct Fault: Sendable, Equatable, CustomStringConvertible {
-        package enum Kind: String, Sendable { case unknownKey, wrongType, outOfRange, duplicateName, badValue, missingKey }
+        package enum Kind: String, Sendable {
+            case unknownKey, wrongType, outOfRange, duplicateName, badValue, missingKey
+        }
         package var kind: Kind
         /// As `upstream[1].timeouts.connect`.
         package var key: String

@@ -59,7 +59,8 @@ actor Exchange {
         let modelID = request.modelID ?? settings.webllm.defaultModel
         if request.stream { stream = TokenStreamWriter(head.acceptsNDJSON ? .ndjson : .sse) }
         let onPiece: Generation.PieceHandler = { [unowned self] piece in assumeIsolated { $0.send(piece) } }
-        let generation = makeGeneration(request.prompt, modelID, request.sampling, onPiece: request.stream ? onPiece : nil)
+        let generation = makeGeneration(
+            request.prompt, modelID, request.sampling, onPiece: request.stream ? onPiece : nil)
         let result = await generation.run()
         generations = []
         let report = InferReport(

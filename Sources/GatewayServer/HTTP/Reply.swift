@@ -84,7 +84,8 @@ extension ByteBuffer {
             writeString(value)
         }
         writeStaticString(
-            closes ? "\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+            closes
+                ? "\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
                 : "\r\nX-Content-Type-Options: nosniff\r\n\r\n")
     }
 

@@ -54,7 +54,8 @@ struct Routes: Sendable {
         Route(method: .GET, path: "/webllm/api/health", name: "health", action: .reply(WebLLMReplies.health)),
         Route(method: .GET, path: "/webllm/api/status", name: "status", action: .reply(WebLLMReplies.status)),
         Route(method: .GET, path: "/webllm/api/models", name: "models", action: .reply(WebLLMReplies.models)),
-        Route(method: .GET, path: "/webllm/api/models/info", name: "model_info", action: .reply(WebLLMReplies.modelInfo)),
+        Route(
+            method: .GET, path: "/webllm/api/models/info", name: "model_info", action: .reply(WebLLMReplies.modelInfo)),
         Route(
             method: .POST, path: "/webllm/api/config/models", name: "set_model_settings", needsJSON: true,
             action: .reply(WebLLMReplies.setModelSettings)),

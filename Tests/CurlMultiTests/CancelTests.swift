@@ -1,0 +1,94 @@
+import CurlMulti
+import Support
+import Testing
+
+/// A cancel ends a transfer in whatever phase it is, with exactly one end, and closes the upstream's connection.
+@Suite(.timeLimit(.minutes(1)))
+struct CancelTests {
+    @Test func whileResolving() async throws {
+        let engine = try CurlEngine()
+        let (transfer, recorder) = engine.get(9, host: "a-host-that-takes-its-time.invalid")
+        transfer.cancel()
+        let reason = await recorder.end().failure?.reason
+        #expect(reason == .cancelled || reason == .resolve)
+        engine.shutdown()
+        #expect(recorder.seen.ends.count == 1)
+    }
+
+    @Test func whileConnecting() async throws {
+        let engine = try CurlEngine()
+
+        let (transfer, recorder) = engine.get(9, host: "127.0.0.1")
+        transfer.cancel()
+        let reason = await recorder.end().failure?.reason
+        #expect(reason == .cancelled || reason == .connect)
+        engine.shutdown()
+        #expect(recorder.seen.ends.count == 1)
+    }
+
+    @Test func whileWaitingForTheHead() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            await connection.untilClosed()
+        }
+        let engine = try CurlEngine()
+        let (transfer, recorder) = engine.get(upstream.port)
+        await upstream.until { $0.requests.count == 1 }
+        transfer.cancel()
+        #expect(await recorder.end().failure?.reason == .cancelled)
+        await upstream.until { $0.closed == 1 }
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func whileStreaming() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            try await connection.chunk("token")
+            await connection.untilClosed()
+        }
+        let engine = try CurlEngine()
+        let (transfer, recorder) = engine.get(upstream.port)
+        await recorder.until { $0.bodyBytes == 5 }
+        transfer.cancel()
+        #expect(await recorder.end().failure?.reason == .cancelled)
+        await upstream.until { $0.closed == 1 }
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func whilePaused() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n")
+            try? await connection.send(bytes: [UInt8](repeating: 65, count: 10_000_000))
+            await connection.untilClosed()
+        }
+        var configuration = CurlEngineConfiguration()
+        configuration.window = 64 << 10
+        let engine = try CurlEngine(configuration)
+        let (transfer, recorder) = engine.get(upstream.port)
+        await recorder.until { $0.bodyBytes >= 64 << 10 }
+        transfer.cancel()
+        #expect(await recorder.end().failure?.reason == .cancelled)
+        await upstream.until { $0.closed == 1 }
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func shutdownEndsEveryTransfer() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            await connection.untilClosed()
+        }
+        let engine = try CurlEngine()
+        let recorders = (0..<20).map { _ in engine.get(upstream.port).1 }
+        await upstream.until { $0.requests.count == 20 }
+        engine.shutdown()
+        for recorder in recorders { #expect(recorder.seen.ends.map(\.failure?.reason) == [.cancelled]) }
+        let (_, late) = engine.get(upstream.port)
+        #expect(await late.end().failure?.reason == .cancelled)
+        await upstream.close()
+    }
+}

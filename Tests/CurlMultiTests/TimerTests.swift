@@ -1,0 +1,97 @@
+import CurlMulti
+import Support
+import Testing
+
+/// Each timer ends its own phase, under its own name.
+@Suite(.timeLimit(.minutes(1)))
+struct TimerTests {
+    private static let short = Duration.milliseconds(60)
+
+    @Test func firstByte() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            await connection.untilClosed()
+        }
+        let engine = try CurlEngine()
+        let (_, recorder) = engine.get(upstream.port, timers: TransferTimers(firstByte: Self.short))
+        let end = await recorder.end()
+        #expect(end.failure?.reason == .firstByteTimer)
+        #expect(end.totalTime >= Self.short)
+        await upstream.until { $0.closed == 1 }
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func idleStartsAnewWithEachByte() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+            try await connection.send("some")
+            await connection.untilClosed()
+        }
+        let engine = try CurlEngine()
+        let (_, recorder) = engine.get(
+            upstream.port, timers: TransferTimers(firstByte: .seconds(30), idle: Self.short))
+        #expect(await recorder.end().failure?.reason == .idleTimer)
+        #expect(recorder.seen.bodyBytes == 4)
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func totalRunsThroughEveryPhase() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while (try? await connection.chunk("x")) != nil { await Task.yield() }
+        }
+        let engine = try CurlEngine()
+        let (_, recorder) = engine.get(
+            upstream.port, timers: TransferTimers(idle: .seconds(30), total: Self.short))
+        #expect(await recorder.end().failure?.reason == .totalTimer)
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func connectCoversALookUpThatHangs() async throws {
+        let engine = try CurlEngine()
+        let (_, recorder) = engine.get(
+            9, host: "a-name-nobody-has.invalid", timers: TransferTimers(connect: .milliseconds(1)))
+        let reason = await recorder.end().failure?.reason
+        #expect(reason == .connectTimer || reason == .resolve)
+        engine.shutdown()
+    }
+
+    /// While the receiver holds a whole window, silence is of its own making.
+    @Test func idleIsFrozenWhilePaused() async throws {
+        let size = 200_000
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.send("HTTP/1.1 200 OK\r\nContent-Length: \(size)\r\n\r\n")
+            try await connection.send(bytes: [UInt8](repeating: 65, count: size))
+            await connection.untilClosed()
+        }
+        var configuration = CurlEngineConfiguration()
+        configuration.window = 32 << 10
+        let engine = try CurlEngine(configuration)
+        let (transfer, recorder) = engine.get(upstream.port, timers: TransferTimers(idle: Self.short))
+        await recorder.until { $0.bodyBytes >= 32 << 10 }
+        // A second transfer with a longer timer is the clock: when its timer has fired, the first one's would have.
+        let silent = try await FakeUpstream.start { await $0.untilClosed() }
+        let (_, clock) = engine.get(silent.port, timers: TransferTimers(total: Self.short * 3))
+        _ = await clock.end()
+        #expect(recorder.seen.ends.isEmpty)
+        var acknowledged = 0
+        while recorder.seen.ends.isEmpty {
+            let received = recorder.seen.bodyBytes
+            transfer.acknowledge(received - acknowledged)
+            acknowledged = received
+            let before = received
+            await recorder.until { $0.bodyBytes > before || !$0.ends.isEmpty }
+            if recorder.seen.bodyBytes == size { break }
+        }
+        #expect(recorder.seen.bodyBytes == size)
+        engine.shutdown()
+        await upstream.close()
+        await silent.close()
+    }
+}

@@ -1,0 +1,97 @@
+import CurlMulti
+import Support
+import Testing
+
+/// What a transfer does in the ordinary case.
+@Suite(.timeLimit(.minutes(1)))
+struct TransferTests {
+    @Test func postsTheBodyAndDeliversHeadBodyEnd() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.reply("200 OK", "Content-Type: text/x\r\nRetry-After: 7\r\n", body: "hello")
+        }
+        let engine = try CurlEngine()
+        let (_, recorder) = engine.post(upstream.port, #"{"a":1}"#)
+        let end = await recorder.end()
+        #expect(end.failure == nil)
+        #expect(recorder.seen.head == ResponseHead(status: 200, contentType: "text/x", retryAfter: "7"))
+        #expect(recorder.seen.body == Array("hello".utf8))
+        let request = try #require(upstream.state.requests.first)
+        #expect(request.line == "POST /x HTTP/1.1")
+        #expect(request.body == #"{"a":1}"#)
+        #expect(request.headers["x-test"] == "yes")
+        #expect(request.headers["expect"] == nil)
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func connectionsAreReused() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(body: "x") }
+        }
+        let engine = try CurlEngine()
+        for round in 0..<5 {
+            let (_, recorder) = engine.get(upstream.port)
+            #expect(await recorder.end().isReusedConnection == (round > 0))
+        }
+        #expect(upstream.state.opened == 1)
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func interimHeadsAndTrailersAreNotTheHead() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.send("HTTP/1.1 103 Early Hints\r\nContent-Type: wrong\r\n\r\n")
+            try await connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            try await connection.chunk("ab")
+            try await connection.send("0\r\nContent-Type: trailer\r\n\r\n")
+        }
+        let engine = try CurlEngine()
+        let (_, recorder) = engine.get(upstream.port)
+        #expect(await recorder.end().failure == nil)
+        #expect(recorder.seen.head == ResponseHead(status: 200))
+        #expect(recorder.seen.body == Array("ab".utf8))
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func namedHostsAreLookedUp() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.reply(body: "x")
+        }
+        let engine = try CurlEngine()
+        let (_, found) = engine.get(upstream.port, host: "localhost")
+        #expect(await found.end().failure == nil)
+        let (_, missing) = engine.get(upstream.port, host: "no-such-host.invalid")
+        #expect(await missing.end().failure?.reason == .resolve)
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func headerValuesCannotCarryLineBreaks() {
+        #expect(HeaderList([("Authorization", "a\r\nX: b")]) == nil)
+        #expect(HeaderList([("A\n", "b")]) == nil)
+        #expect(HeaderList([("A", "b\0")]) == nil)
+        #expect(HeaderList([("A", "")]) != nil)
+    }
+
+    @Test func twoThousandStreamsRunOnOneLoop() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for _ in 0..<5 { try await connection.chunk("token") }
+            try await connection.send("0\r\n\r\n")
+        }
+        let engine = try CurlEngine()
+        let recorders = (0..<2000).map { _ in engine.get(upstream.port).1 }
+        for recorder in recorders {
+            #expect(await recorder.end().failure == nil)
+            #expect(recorder.seen.bodyBytes == 25)
+        }
+        #expect(engine.statistics.startedTransfers >= 2000)
+        engine.shutdown()
+        await upstream.close()
+    }
+}

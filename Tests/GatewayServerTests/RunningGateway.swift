@@ -1,0 +1,90 @@
+import GatewayCore
+import Logging
+import NIOCore
+import Support
+import Synchronization
+
+@testable import GatewayServer
+
+/// A gateway on a free port, for one test.
+final class RunningGateway: Sendable {
+    let server: HTTPServer
+    let client: RawClient
+
+    private init(server: HTTPServer) {
+        self.server = server
+        client = RawClient(port: server.addresses[0].port ?? 0)
+    }
+
+    /// - Parameter upstreams: name, kind and port; the order is the order of preference.
+    static func run<R: Sendable>(
+        _ upstreams: [(String, UpstreamKind, Int)],
+        change: (inout GatewayConfiguration) -> Void = { _ in },
+        _ body: (RunningGateway) async throws -> R
+    ) async throws -> R {
+        var configuration = GatewayConfiguration()
+        configuration.server.listen = [.tcp(host: "127.0.0.1", port: 0)]
+        configuration.server.threads = 2
+        configuration.log.access = false
+        configuration.upstreams = upstreams.map { name, kind, port in
+            var upstream = UpstreamConfiguration(
+                name: name, kind: kind, url: UpstreamURL(host: "127.0.0.1", port: port), model: "m")
+            // Probes of their own accord would blur what the fake upstreams see.
+            upstream.health.interval = .seconds(3600)
+            return upstream
+        }
+        change(&configuration)
+        let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
+        let gateway = try Gateway(configuration, logger: logger, logSink: LogSink(descriptor: -1))
+        let running = RunningGateway(server: try await HTTPServer.start(gateway))
+        do {
+            let result = try await body(running)
+            await running.server.stop()
+            return result
+        } catch {
+            await running.server.stop()
+            throw error
+        }
+    }
+
+    func infer(_ prompt: String) async throws -> RawReply {
+        try await client.postJSON("/webllm/api/infer", #"{"prompt":"\#(prompt)"}"#)
+    }
+}
+
+/// What the upstreams of the recorded cases answer.
+enum Scripts {
+    /// Serves requests on a connection: probes are answered, generations go to `generate`.
+    static func ollama(
+        _ generate: @escaping @Sendable (FakeConnection, RecordedRequest) async throws -> Void
+    ) -> FakeUpstream.Script {
+        { connection in
+            while let request = try await connection.request() {
+                if request.line.hasPrefix("GET") {
+                    try await connection.reply(body: #"{"version":"1","models":[{"name":"m"}]}"#)
+                } else {
+                    try await generate(connection, request)
+                }
+            }
+        }
+    }
+
+    static func startStream(_ connection: FakeConnection) async throws {
+        try await connection.send(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+    }
+
+    static func token(_ json: String) -> String {
+        #"{"model":"m","message":{"role":"assistant","content":\#(json)},"done":false}"# + "\n"
+    }
+
+    static let done = #"{"model":"m","message":{"role":"assistant","content":""},"done":true}"# + "\n"
+
+    /// A whole answer in one piece.
+    static func answer(_ connection: FakeConnection, _ json: String) async throws {
+        try await startStream(connection)
+        try await connection.chunk(token(json))
+        try await connection.chunk(done)
+        try await connection.send("0\r\n\r\n")
+    }
+}
