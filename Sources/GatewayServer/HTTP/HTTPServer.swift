@@ -5,6 +5,7 @@ import Logging
 import NIOCore
 import NIOHTTP1
 import NIOPosix
+import Synchronization
 
 /// The listeners and the event loops behind them; owns a ``Gateway`` while it runs.
 package final class HTTPServer: Sendable {
@@ -13,6 +14,7 @@ package final class HTTPServer: Sendable {
     private let listeners: [any Channel]
     private let loops: [NIOLoopBound<LoopContext>]
     private let probers: NIOLoopBound<[HealthProber]>
+    private let isStopped = Atomic<Bool>(false)
 
     /// The addresses that are listened on: the ports the system chose, where 0 was asked for.
     package var addresses: [SocketAddress] { listeners.compactMap(\.localAddress) }
@@ -132,8 +134,9 @@ package final class HTTPServer: Sendable {
         await stop()
     }
 
-    /// Stops at once.
+    /// Stops at once; a second call does nothing.
     package func stop() async {
+        guard !isStopped.exchange(true, ordering: .relaxed) else { return }
         for listener in listeners { try? await listener.close() }
         let probers = probers
         try? await probers.eventLoop.submit { for prober in probers.value { prober.stop() } }.get()
