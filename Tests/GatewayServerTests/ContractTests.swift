@@ -38,7 +38,6 @@ struct ContractTests {
         "infer-textct": (415, "Content-Type must be application/json"),
         "infer-promptnum": (400, "prompt must be a string"),
         "temp-'0.5'": (400, "temperature must be a number"),
-        "temp-True": (400, "temperature must be a number"),
         "maxtok-'5'": (400, "max_tokens must be a whole number"),
         "maxtok-True": (400, "max_tokens must be a whole number"),
         "topp-'x'": (400, "top_p must be a number"),
@@ -89,8 +88,8 @@ struct ContractTests {
                 if let difference = Self.differences[name] {
                     #expect(reply.status == difference.status, "\(name)")
                     if let error = difference.error {
-                        let body = try JSONDecoder().decode([String: String].self, from: Data(reply.body.utf8))
-                        #expect(body == ["error": error], "\(name)")
+                        let body = try? JSONDecoder().decode([String: String].self, from: Data(reply.body.utf8))
+                        #expect(body == ["error": error], "\(name): \(reply.body)")
                     }
                     continue
                 }

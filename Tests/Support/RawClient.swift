@@ -6,7 +6,7 @@ package struct RawClient: Sendable {
     package struct Connection {
         fileprivate var inbound: NIOAsyncChannelInboundStream<ByteBuffer>.AsyncIterator
         fileprivate let outbound: NIOAsyncChannelOutboundWriter<ByteBuffer>
-        private var buffered = ""
+        private var buffered: [UInt8] = []
 
         fileprivate init(
             inbound: NIOAsyncChannelInboundStream<ByteBuffer>.AsyncIterator,
@@ -21,34 +21,31 @@ package struct RawClient: Sendable {
         package func send(bytes: [UInt8]) async throws { try await outbound.write(ByteBuffer(bytes: bytes)) }
 
         /// The next bytes; nil at the end of the connection.
-        package mutating func read() async throws -> String? {
+        private mutating func read() async throws -> ByteBuffer? {
             do {
-                return try await inbound.next().map { String(buffer: $0) }
+                return try await inbound.next()
             } catch is IOError {
                 return nil  // a reset is an end too
             }
         }
 
         package mutating func readToEnd() async throws -> String {
-            var all = buffered
-            while let more = try await read() { all += more }
-            return all
+            while let more = try await read() { buffered += more.readableBytesView }
+            return take(buffered.count)
         }
 
-        /// Everything up to and with a text; what follows stays for the next call.
+        /// Everything up to and with a text, or to the end; what follows stays for the next call.
         package mutating func read(through text: String) async throws -> String {
             while true {
-                if let range = buffered.utf8.firstRange(of: text.utf8) {
-                    let found = String(buffered[..<range.upperBound])
-                    buffered = String(buffered[range.upperBound...])
-                    return found
-                }
-                guard let more = try await read() else {
-                    defer { buffered = "" }
-                    return buffered
-                }
-                buffered += more
+                if let range = buffered.firstRange(of: Array(text.utf8)) { return take(range.upperBound) }
+                guard let more = try await read() else { return take(buffered.count) }
+                buffered += more.readableBytesView
             }
+        }
+
+        private mutating func take(_ count: Int) -> String {
+            defer { buffered.removeFirst(count) }
+            return String(decoding: buffered.prefix(count), as: UTF8.self)
         }
 
         /// One reply with a Content-Length or chunks.
@@ -75,16 +72,11 @@ package struct RawClient: Sendable {
         }
 
         private mutating func read(count: Int) async throws -> String {
-            while buffered.utf8.count < count {
+            while buffered.count < count {
                 guard let more = try await read() else { break }
-                buffered += more
+                buffered += more.readableBytesView
             }
-            let end =
-                buffered.utf8.index(
-                    buffered.startIndex, offsetBy: count, limitedBy: buffered.endIndex) ?? buffered.endIndex
-            let found = String(buffered[..<end])
-            buffered = String(buffered[end...])
-            return found
+            return take(min(count, buffered.count))
         }
     }
 
