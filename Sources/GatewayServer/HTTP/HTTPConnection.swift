@@ -361,8 +361,8 @@ extension RequestRefusal {
     init(_ error: HTTPParserError) {
         switch error {
         case .headerOverflow: self.init(431, "Request headers are too large")
-        case .invalidVersion: self.init(505, "Only HTTP/1.1 and HTTP/1.0 are supported")
-        case .invalidMethod: self.init(501, "Unknown method")
+        // The parser says the same of another version and of a request line that ends in a bare LF.
+        case .invalidVersion: self.init(400, "Malformed request line; accepted: HTTP/1.1 and HTTP/1.0")
         default: self.init(400, "Malformed HTTP request")
         }
     }

@@ -55,7 +55,11 @@ extension RequestHead {
         guard head.version.major == 1, head.version.minor <= 1 else {
             throw RequestRefusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported")
         }
-        method = head.method
+        // The parser also knows the methods of RTSP and others that look alike.
+        switch head.method {
+        case .GET, .HEAD, .POST, .PUT, .DELETE, .PATCH, .OPTIONS, .TRACE, .CONNECT: method = head.method
+        default: throw RequestRefusal(501, "Unknown method")
+        }
         isHTTP10 = head.version.minor == 0
         keepAlive = head.isKeepAlive
         let target = head.uri

@@ -1,0 +1,163 @@
+import Foundation
+import GatewayCore
+import Testing
+
+@testable import GatewayServer
+
+/// The configuration file, its mistakes, and what overrides it.
+struct ConfigurationTests {
+    private func load(
+        _ text: String, environment: [String: String] = [:], listen: [String] = []
+    ) throws -> LoadedConfiguration {
+        let url = FileManager.default.temporaryDirectory.appending(path: "gateway-\(UUID()).conf")
+        try Data(text.utf8).write(to: url)
+        defer { try? FileManager.default.removeItem(at: url) }
+        return try ConfigurationLoader.load(file: url.path, environment: environment, listen: listen)
+    }
+
+    private static let upstream = "[[upstream]]\nname = \"u\"\nkind = \"ollama\"\nurl = \"http://127.0.0.1:1\"\n"
+
+    private static var shippedFile: String {
+        get throws {
+            let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+                .deletingLastPathComponent()
+            return try String(contentsOf: root.appending(path: "gateway.conf"), encoding: .utf8)
+        }
+    }
+
+    @Test func theShippedFileLoads() throws {
+        let configuration = try load(try Self.shippedFile).configuration
+        #expect(configuration.upstreams.map(\.name) == ["ollama", "backend"])
+        #expect(configuration.server == ServerConfiguration())
+    }
+
+    /// Every commented key, uncommented, says what the default is: the file cannot drift from the code.
+    @Test func theShippedFileShowsTheDefaults() throws {
+        let shipped = try Self.shippedFile
+        var uncommented = shipped.split(separator: "\n", omittingEmptySubsequences: false).map { line in
+            line.firstMatch(of: /^# (\w+ = .*)$/).map { String($0.1) } ?? String(line)
+        }
+        uncommented.removeAll { $0.hasPrefix("api_key") || $0.hasPrefix("upstream_models") }
+        let text = uncommented.joined(separator: "\n").replacing("# [[model]]", with: "[[model]]")
+        let plain = try load(shipped).configuration
+        var all = try load(text).configuration
+        #expect(all.models.map(\.id) == ["mistralai/Mistral-7B-Instruct-v0.2"])
+        all.models = plain.models
+        #expect(all == plain)
+    }
+
+    @Test func withoutAFileTheUpstreamsOfThePythonEndpoint() throws {
+        let configuration = try ConfigurationLoader.load(file: nil, environment: [:]).configuration
+        #expect(configuration.upstreams.map(\.url.text) == ["http://127.0.0.1:11434", "http://127.0.0.1:5000/query"])
+    }
+
+    @Test func theEnvironmentOverridesTheFile() throws {
+        let loaded = try load(
+            Self.upstream.replacing("\"u\"", with: "\"ollama\""),
+            environment: [
+                "OLLAMA_BASE_URL": "http://gpu:1234", "OLLAMA_MODEL": "mistral", "LLM_SERVICE_URL": "http://llm/query/",
+                "WEBLLM_GATEWAY_LISTEN": "127.0.0.1:9",
+            ])
+        #expect(loaded.configuration.upstreams.map(\.url.text) == ["http://gpu:1234", "http://llm:80/query"])
+        #expect(loaded.configuration.upstreams[0].model == "mistral")
+        #expect(loaded.configuration.server.listen == [.tcp(host: "127.0.0.1", port: 9)])
+        #expect(loaded.entries.contains { $0.source == .environment("OLLAMA_MODEL") })
+        let byCommandLine = try load(
+            Self.upstream, environment: ["WEBLLM_GATEWAY_LISTEN": "127.0.0.1:9"], listen: ["127.0.0.1:10"])
+        #expect(byCommandLine.configuration.server.listen == [.tcp(host: "127.0.0.1", port: 10)])
+    }
+
+    @Test func secretsAreNotShown() throws {
+        let loaded = try load(Self.upstream + "api_key = \"env:KEY\"\n", environment: ["KEY": "s3cret"])
+        #expect(loaded.configuration.upstreams[0].apiKey == "s3cret")
+        #expect(loaded.entries.contains { $0.key == "upstream[0].api_key" && $0.value == "***" })
+        #expect(loaded.warnings.isEmpty)
+        let literal = try load(Self.upstream + "api_key = \"s3cret\"\n")
+        #expect(literal.warnings.count == 1)
+        #expect(!literal.warnings[0].contains("s3cret"))
+    }
+
+    struct Mistake: Sendable, CustomTestStringConvertible {
+        var text: String
+        var kind: ConfigurationError.Fault.Kind
+        var message: String
+        var testDescription: String { message }
+    }
+
+    static let mistakes: [Mistake] = [
+        Mistake(
+            text: "[server]\nmax_bdy = \"1MiB\"\n" + upstream, kind: .unknownKey,
+            message: "server.max_bdy: unknown key; did you mean max_body?"),
+        Mistake(
+            text: "[server]\nthreads = \"two\"\n" + upstream, kind: .wrongType,
+            message: "server.threads: found a string; accepted: a whole number"),
+        Mistake(
+            text: "[server]\nthreads = 1000\n" + upstream, kind: .outOfRange,
+            message: "server.threads: 1000 is out of range; accepted: 0 to 256"),
+        Mistake(
+            text: "[server]\nhead_timeout = \"10\"\n" + upstream, kind: .badValue,
+            message:
+                "server.head_timeout: \"10\" is not accepted; expected a duration such as \"250ms\", \"2s\", \"5m\", "
+                + "\"1h\" or \"30d\""),
+        Mistake(
+            text: "[server]\nhead_timeout = \"2h\"\n" + upstream, kind: .outOfRange,
+            message: "server.head_timeout: 2h is out of range; accepted: 100ms to 1h"),
+        Mistake(
+            text: upstream + upstream, kind: .duplicateName,
+            message: "upstream[1].name: \"u\" is the name of another upstream"),
+        Mistake(
+            text: upstream.replacing("http:", with: "file:"), kind: .badValue,
+            message: "upstream[0].url: \"file://127.0.0.1:1\" is not accepted; expected a URL that starts with http:// "
+                + "or https://"),
+        Mistake(
+            text: upstream.replacing("\"ollama\"", with: "\"olama\""), kind: .badValue,
+            message: "upstream[0].kind: \"olama\" is not accepted; accepted: ollama, query, openai; "
+                + "did you mean \"ollama\"?"),
+        Mistake(
+            text: "[[upstream]]\nname = \"u\"\nkind = \"ollama\"\n", kind: .missingKey,
+            message: "upstream[0].url: missing; accepted: an http or https URL"),
+        Mistake(text: "", kind: .missingKey, message: "upstream: missing; accepted: at least one [[upstream]] table"),
+        Mistake(
+            text: upstream + "api_key = \"env:NO_SUCH\"\n", kind: .badValue,
+            message: "upstream[0].api_key: the environment has no NO_SUCH"),
+        Mistake(
+            text: upstream + "[[model]]\nid = \"m\"\nupstream_models = { v = \"x\" }\n", kind: .badValue,
+            message: "model[0].upstream_models.v: no upstream has this name; did you mean u?"),
+    ]
+
+    @Test(arguments: mistakes)
+    func eachMistakeHasItsMessage(_ mistake: Mistake) throws {
+        do {
+            _ = try load(mistake.text)
+            Issue.record("accepted")
+        } catch ConfigurationError.faults(_, let faults) {
+            #expect(faults.map(\.description) == [mistake.message])
+            #expect(faults.map(\.kind) == [mistake.kind])
+        }
+    }
+
+    @Test func allMistakesAreToldAtOnce() throws {
+        do {
+            _ = try load("[server]\nthreads = -1\ncurl_loops = 0\n[log]\nlevel = \"loud\"\n" + Self.upstream)
+            Issue.record("accepted")
+        } catch ConfigurationError.faults(_, let faults) {
+            #expect(faults.map(\.key) == ["server.threads", "server.curl_loops", "log.level"])
+        }
+    }
+
+    @Test func syntaxErrorsTellLineAndColumn() throws {
+        do {
+            _ = try load("[server]\nthreads = = 1\n")
+            Issue.record("accepted")
+        } catch ConfigurationError.syntax(_, let line, _, _) {
+            #expect(line == 2)
+        }
+    }
+
+    @Test func filesThatCannotBeRead() {
+        #expect(throws: ConfigurationError.missingFile(path: "/no/such/file")) {
+            try ConfigurationLoader.load(file: "/no/such/file", environment: [:])
+        }
+        #expect(throws: ConfigurationError.self) { try ConfigurationLoader.load(file: "/tmp", environment: [:]) }
+    }
+}

@@ -1,0 +1,222 @@
+import GatewayCore
+import Support
+import Testing
+
+@testable import GatewayServer
+
+/// HTTP/1.1 framing and smuggling, case by case (RFC 9112). Each is sent as raw bytes to a gateway whose one upstream
+/// must see nothing of it.
+@Suite(.timeLimit(.minutes(2)))
+struct FramingTests {
+    struct Case: Sendable, CustomTestStringConvertible {
+        var id: String
+        var bytes: [UInt8]
+        /// Statuses of all final answers, in order; the last may be any of several.
+        var statuses: [[Int]]
+        var testDescription: String { id }
+
+        init(_ id: String, _ text: String, _ statuses: [Int]...) {
+            self.id = id
+            bytes = Array(text.utf8)
+            self.statuses = statuses
+        }
+
+        init(_ id: String, bytes: [UInt8], _ statuses: [Int]...) {
+            self.id = id
+            self.bytes = bytes
+            self.statuses = statuses
+        }
+    }
+
+    private static let post = "POST /webllm/api/infer HTTP/1.1\r\nHost: a\r\n"
+    private static let get = "GET /webllm/api/models HTTP/1.1\r\nHost: a\r\n"
+    private static let chunked = post + "Transfer-Encoding: chunked\r\n\r\n"
+    private static let evil = "GET /evil HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    private static func length(_ id: String, _ value: String, _ statuses: [Int] = [400]) -> Case {
+        Case(id, post + "Content-Length: \(value)\r\n\r\nhello", statuses)
+    }
+
+    private static func coding(_ id: String, _ value: String, _ statuses: [Int]) -> Case {
+        Case(id, post + "Transfer-Encoding: \(value)\r\n\r\n0\r\n\r\n", statuses)
+    }
+
+    /// Refused, and the connection closed: nothing that follows may be taken for a request.
+    static let refused: [Case] = [
+        Case("F01", post + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + evil, [400]),
+        Case("F02", post + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + evil, [400]),
+        Case("F03", post + "Content-Length: 1\r\nContent-Length: 0\r\n\r\nZ" + evil, [400]),
+        Case("F04", post + "Content-Length: 1\r\nContent-Length: 1\r\n\r\nZ" + evil, [400]),
+        length("F05", "1, 1"), length("F08", "+5"), length("F09", "-5"), length("F10", "0x5"), length("F11", "1_0"),
+        length("F12", "1Z"), length("F13", "5 6"), length("F14", "5,"), length("F16", "18446744073709551616"),
+        Case("F20", post + "Content-Length : 5\r\n\r\nhello" + evil, [400]),
+        Case("F21", post + "Content-Length\t: 5\r\n\r\nhello" + evil, [400]),
+        Case("F23", post + "Content-Length 5\r\n\r\nhello" + evil, [400]),
+        Case("F24", post + "Content_Length: 5\r\n\r\nhello" + evil, [400]),
+        Case("F26", post + "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", [400, 501]),
+        Case("F27", post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", [400, 501]),
+        coding("F28", ",chunked", [400, 501]), coding("F31", "gzip, chunked", [501]),
+        coding("F32", "chunked, gzip", [400, 501]), coding("F40", "\u{0b}chunked", [400, 501]),
+        coding("F42", "", [400, 501]),
+        Case("F51", chunked + "5 \r\nhello\r\n0\r\n\r\n" + evil, [400]),
+        Case("F52", chunked + "10000000000000005\r\nhello" + evil, [400]),
+        Case("F55", chunked + "5\nhello\r\n0\r\n\r\n" + evil, [400]),
+        Case("F56", chunked + "5\r\nhello\n0\r\n\r\n" + evil, [400]),
+        Case("F59", chunked + "0\n\r\n" + evil, [400]),
+        Case("F61", chunked + "5\r\rhello\r\n0\r\n\r\n" + evil, [400]),
+        Case("F62", chunked + "5\rXhello\r\n0\r\n\r\n" + evil, [400]),
+        Case("F63", chunked + "2;\nxx\r\n45\r\n0\r\n\r\n" + evil, [400]),
+        Case("F68", chunked + "5;" + String(repeating: "a", count: 65536) + "\r\nhello\r\n0\r\n\r\n", [400, 413]),
+        Case("F69", chunked + "INVALID!!!\r\n" + evil, [400]),
+        Case("F70", chunked + "0\r\nContent-Length: 50\r\n\r\n" + evil, [400]),
+        Case("F71", chunked + "0\r\nTransfer-Encoding: chunked\r\n\r\n" + evil, [400]),
+        Case("F75", "GET / HTTP/1.1\nHost: a\n\n", [400]),
+        Case("F77", "GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", [400]),
+        Case("F78", get + "X: va\rlue\r\n\r\n", [400]),
+        Case("F79", get + "X: a\0b\r\n\r\n", [400]), Case("F80", get + "X: a\u{07}b\r\n\r\n", [400]),
+        Case("F81", get + "X: a\u{7f}b\r\n\r\n", [400]),
+        Case("F83", get + "X: a\r\n b\r\n\r\n", [400]),
+        Case("F84", post + "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", [400]),
+        Case("F85", "GET / HTTP/1.1\r\n Host: a\r\n\r\n", [400]), Case("F86", get + ": x\r\n\r\n", [400]),
+        Case("F87", get + "garbage\r\n\r\n", [400]), Case("F88", get + "X[]: y\r\n\r\n", [400]),
+        Case("F95", "GET / HTTP/1.1\r\nHost: a/b?c@d\r\n\r\n", [400]),
+        Case("F96", "GET / HTTP/1.1\r\nHost: u:p@a\r\n\r\n", [400]),
+        Case("no Host", "GET / HTTP/1.1\r\n\r\n", [400]), Case("two Hosts", get + "Host: b\r\n\r\n", [400]),
+        Case("F97", "GET http://evil/ HTTP/1.1\r\nHost: a\r\n\r\n", [400, 421]),
+        Case("F100", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", [400]),
+        Case("F101", "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", [400]),
+        Case("F102", bytes: Array("GET /".utf8) + [0xFF] + Array(" HTTP/1.1\r\nHost: a\r\n\r\n".utf8), [400]),
+        Case("F104", "GET foo HTTP/1.1\r\nHost: a\r\n\r\n", [400]),
+        Case("F110", "GET / HTTP/0.9\r\nHost: a\r\n\r\n", [400, 505]),
+        Case("F111", "GET / HTTP/1.2\r\nHost: a\r\n\r\n", [400, 505]),
+        Case("HTTP/2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", [400, 505]),
+        Case("F114", "DESCRIBE / RTSP/1.0\r\nHost: a\r\n\r\n", [400, 405, 501]),
+        Case("F117", "get / HTTP/1.1\r\nHost: a\r\n\r\n", [400, 501]),
+        Case("F118", "SLUDGE / HTTP/1.1\r\nHost: a\r\n\r\n", [400, 501]),
+        Case("head too large", get + "X: " + String(repeating: "a", count: 20_000) + "\r\n\r\n", [431]),
+        Case(
+            "header flood", get + String(repeating: "X: \(String(repeating: "a", count: 900))\r\n", count: 200), [431]),
+        Case("body too large", post + "Content-Length: 99999999\r\n\r\n", [413]),
+        Case("HTTP/1.0 chunked", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", [400]),
+        Case("F124", get + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nRAW" + evil, [200]),
+        Case("CONNECT", "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n" + evil, [400, 404, 405]),
+        Case("expects something", post + "Expect: more\r\nContent-Length: 1\r\n\r\n", [417]),
+    ]
+
+    @Test(arguments: refused)
+    func isRefusedAndTheConnectionClosed(_ item: Case) async throws {
+        try await check(item, closes: true)
+    }
+
+    /// The same verdict however the bytes are cut.
+    @Test(arguments: refused.filter { $0.bytes.count < 1000 })
+    func isRefusedByteByByte(_ item: Case) async throws {
+        try await check(item, closes: true, byteByByte: true)
+    }
+
+    /// Understood; further requests on the connection are answered in order.
+    static let accepted: [Case] = [
+        Case("F45", post + "TRANSFER-ENCODING: CHUNKED\r\n\r\n0\r\n\r\n" + get + "\r\n", [415], [200]),
+        Case("F15", post + "Content-Length: 005\r\n\r\nhello" + get + "\r\n", [415], [200]),
+        Case("F53", chunked + "000000000000000000005\r\nhello\r\n0\r\n\r\n" + get + "\r\n", [415], [200]),
+        Case("F99", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n" + get + "\r\n", [204], [200]),
+        Case("F119", get + "Content-Length: 10\r\n\r\n1234567890" + evil, [200], [404]),
+        Case("F120", post + "Content-Type: application/json\r\n\r\n" + evil, [411], [404]),
+        Case("F121", get + "\r\n" + evil, [200], [404]),
+        Case("leading line ends", "\r\n\r\n" + get + "\r\n", [200]),
+        Case("TRACE", "TRACE /webllm/api/models HTTP/1.1\r\nHost: a\r\n\r\n", [405]),
+    ]
+
+    @Test(arguments: accepted)
+    func isAnsweredInOrder(_ item: Case) async throws { try await check(item, closes: false) }
+
+    @Test func afterConnectionCloseNothingIsRead() async throws {
+        try await check(Case("F122", Self.get + "Connection: close\r\n\r\n" + Self.evil, [200]), closes: true)
+    }
+
+    @Test func theFirstAnswerIsWholeBeforeGarbageIsRefused() async throws {
+        try await check(Case("F123", Self.get + "\r\n\0\u{01}garbage", [200], [400]), closes: true)
+    }
+
+    private func check(_ item: Case, closes: Bool, byteByByte: Bool = false) async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            try await gateway.client.connect { connection in
+                if byteByByte {
+                    // A refusal may close the connection before its last byte is sent.
+                    for byte in item.bytes { try? await connection.send(bytes: [byte]) }
+                } else {
+                    try? await connection.send(bytes: item.bytes)
+                }
+                for statuses in item.statuses {
+                    let reply = try await connection.reply()
+                    #expect(statuses.contains(reply.status), "\(reply)")
+                    #expect(reply.isWhole || reply.status == 204)
+                }
+                if closes { #expect(try await connection.readToEnd().isEmpty) }
+            }
+            #expect(upstream.state.requests.allSatisfy { $0.line.hasPrefix("GET /api/") })
+            // The gateway serves on.
+            let after = try await gateway.client.request("GET", "/webllm/api/models")
+            #expect(after.status == 200)
+        }
+        await upstream.close()
+    }
+
+    @Test func headAnswersWithoutABody() async throws {
+        try await RunningGateway.run([("u", .ollama, 9)]) { gateway in
+            for path in ["/webllm/", "/webllm/api/models", "/webllm/api/status", "/webllm/api/history"] {
+                let text = RawClient.text("HEAD", path, headers: [("Connection", "close")])
+                let reply = try await gateway.client.exchange(text)
+                #expect(reply.hasPrefix("HTTP/1.1 200 OK\r\n"))
+                #expect(reply.hasSuffix("\r\n\r\n"))
+            }
+        }
+    }
+
+    @Test func continueIsSentForABodyThatIsAwaited() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            try await gateway.client.connect { connection in
+                let body = #"{"prompt":"x"}"#
+                try await connection.send(
+                    Self.post + "Content-Type: application/json\r\nExpect: 100-continue\r\n"
+                        + "Content-Length: \(body.utf8.count)\r\n\r\n")
+                #expect(try await connection.read(through: "\r\n\r\n") == "HTTP/1.1 100 Continue\r\n\r\n")
+                try await connection.send(body)
+                let reply = try await connection.reply()
+                #expect(reply.status == 200)
+            }
+        }
+        await upstream.close()
+    }
+
+    @Test func aHeadThatDoesNotComeIsTimedOut() async throws {
+        try await RunningGateway.run([("u", .ollama, 9)]) {
+            $0.server.headTimeout = .milliseconds(150)
+        } _: { gateway in
+            try await gateway.client.connect { connection in
+                // The timer of a further head starts at its first byte, so that a slow machine cannot blur it.
+                try await connection.send(Self.get + "\r\nGET / HTTP/1.1\r\nHo")
+                let first = try await connection.reply()
+                #expect(first.status == 200)
+                let second = try await connection.reply()
+                #expect(second.status == 408)
+                #expect(try await connection.readToEnd().isEmpty)
+            }
+            #expect(try await gateway.client.exchange("") == "")
+        }
+    }
+
+    @Test func tenThousandPipelinedRequestsAreAnsweredUpToTheLimit() async throws {
+        try await RunningGateway.run([("u", .ollama, 9)]) { gateway in
+            let answers = try await gateway.client.connect { connection in
+                try await connection.send(String(repeating: Self.get + "\r\n", count: 10_000))
+                return try await connection.readToEnd()
+            }
+            #expect(answers.split(separator: "HTTP/1.1 200 OK").count == 1000)
+        }
+    }
+}
