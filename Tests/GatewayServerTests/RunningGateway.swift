@@ -35,17 +35,22 @@ final class RunningGateway: Sendable {
         }
         change(&configuration)
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-        let gateway = try Gateway(configuration, logger: logger, logSink: LogSink(descriptor: -1))
-        let running = RunningGateway(server: try await HTTPServer.start(gateway))
-        do {
-            let result = try await body(running)
-            await running.server.stop()
-            return result
-        } catch {
-            await running.server.stop()
-            throw error
+        return try await limiter.run {
+            let gateway = try Gateway(configuration, logger: logger, logSink: sink)
+            let running = RunningGateway(server: try await HTTPServer.start(gateway))
+            do {
+                let result = try await body(running)
+                await running.server.stop()
+                return result
+            } catch {
+                await running.server.stop()
+                throw error
+            }
         }
     }
+
+    private static let limiter = Limiter(3)
+    private static let sink = LogSink(descriptor: -1)
 
     func infer(_ prompt: String) async throws -> RawReply {
         try await client.postJSON("/webllm/api/infer", #"{"prompt":"\#(prompt)"}"#)
