@@ -5,6 +5,7 @@ const promptLimit = 2000;
 const keptMessages = 100;
 const healthInterval = 10_000;
 const storageKeys = { conversation: "webllm.conversation", settings: "webllm.settings" };
+const leftNotice = "The page was left before this answer was complete.";
 const fallbackNotice = "No model could answer. This is the gateway’s stand-in reply.";
 
 /**
@@ -26,6 +27,8 @@ const fallbackNotice = "No model could answer. This is the gateway’s stand-in 
 let conversation = [];
 /** Aborts the answer under way; null when there is none. */
 let running = null;
+/** The browser ends a running answer when its page is left, which looks like a broken connection. */
+let isLeaving = false;
 
 // --- What this browser keeps --------------------------------------------------------------------------------------
 
@@ -52,8 +55,7 @@ function loadConversation() {
   conversation = (Array.isArray(kept) ? kept : []).filter((message) => typeof message?.text === "string");
   for (const message of conversation) {
     if (message.state !== "running") continue;
-    const error = "The page was left before this answer was complete.";
-    Object.assign(message, { state: "failed", error, waiting: undefined });
+    Object.assign(message, { state: "failed", error: leftNotice, waiting: undefined });
   }
   $("conversation").replaceChildren();
   conversation.forEach(show);
@@ -307,6 +309,7 @@ async function receive(response, message, clock, changed) {
 
 function describe(error, hasHead) {
   if (error instanceof Fault) return error.message;
+  if (isLeaving) return leftNotice;
   if (error instanceof SyntaxError) return "The gateway sent something that this page cannot read.";
   return hasHead
     ? "The connection was cut before the answer was complete."
@@ -528,7 +531,11 @@ updateComposer();
 loadModels().then(() => healthWatch.run());
 
 document.addEventListener("visibilitychange", () => healthWatch.run());
-addEventListener("pagehide", () => { if (running) saveConversation(); });
+addEventListener("pagehide", () => {
+  isLeaving = true;
+  if (running) saveConversation();
+});
+addEventListener("pageshow", () => { isLeaving = false; });
 addEventListener("storage", ({ key }) => {
   if (key === storageKeys.conversation && !running) loadConversation(); // changed in another tab
 });
