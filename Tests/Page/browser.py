@@ -105,10 +105,14 @@ class Bench:
     def case(self):
         """A fresh upstream and a fresh gateway, and an end to everything the case opened."""
         with contextlib.ExitStack() as self._case:
-            self.upstream = fake_ollama.FakeOllama()
-            self._case.callback(self.upstream.close)
+            self.upstream = self.start_upstream()
             self.gateway = self.start_gateway(gateways.upstream(self.upstream.port))
             yield
+
+    def start_upstream(self):
+        started = fake_ollama.FakeOllama()
+        self._case.callback(started.close)
+        return started
 
     def start_gateway(self, *upstreams, webllm=""):
         started = gateways.Gateway(self.binary, upstreams, webllm)

@@ -157,11 +157,13 @@ def the_settings_are_kept_in_range_sent_and_remembered(bench):
 
 @case
 def the_second_upstream_is_named_with_the_number_of_attempts(bench):
+    other = bench.start_upstream()
     gateway = bench.start_gateway(
-        gateways.upstream(bench.refused_port(), "first").replace("fall = 1", "fall = 1000"),
-        gateways.upstream(bench.upstream.port, "second"))
+        gateways.upstream(bench.upstream.port, "first"), gateways.upstream(other.port, "second"))
     tab = bench.tab().open(gateway.page)
-    tab.ask("Hello", "Hi")
+    tab.send("Hello")
+    bench.upstream.next_chat().refuse(500, "no room for the model")
+    other.next_chat().answer("Hi")
     expect(tab.fact("upstream")).to_have_text("second")
     expect(tab.fact("attempts")).to_have_text("2 attempts")
     tab.is_clean()
@@ -470,7 +472,8 @@ def a_reader_who_scrolled_up_is_left_alone(bench):
     tab.send("Long story")
     generation = bench.upstream.next_chat()
     generation.token("line\n" * 200)
-    tab.page.wait_for_function("scroller.scrollHeight > 2000 && isAtEnd()")
+    expect(tab.answer.locator(".text")).to_contain_text("line")
+    assert tab.page.evaluate("scroller.scrollHeight > 2000 && isAtEnd()")
     tab.page.evaluate("scroller.scrollTop = 100")
     generation.token("more\n" * 50)
     generation.done(2)

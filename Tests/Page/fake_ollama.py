@@ -47,6 +47,13 @@ class Generation:
         self._line({"error": message})
         self._end()
 
+    def refuse(self, status, message):
+        body = json.dumps({"error": message}).encode()
+        self._write(
+            b"HTTP/1.1 %d Refused\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+            % (status, len(body), body)
+        )
+
     def answer(self, *texts):
         self.token(*texts)
         self.done(len(texts))

@@ -157,7 +157,10 @@ function factsOf(message) {
   if (Number.isFinite(message.rate)) {
     facts.push(["rate", `${number(message.rate, message.rate < 100 ? 1 : 0)} tokens/s`, "Tokens a second"]);
   }
-  if (message.tokens > 0) facts.push(["tokens", `${number(message.tokens, 0)} tokens`, "Tokens of this answer"]);
+  if (message.tokens > 0) {
+    const tokens = message.tokens === 1 ? "1 token" : `${number(message.tokens, 0)} tokens`;
+    facts.push(["tokens", tokens, "Tokens of this answer"]);
+  }
   return facts;
 }
 
@@ -397,6 +400,7 @@ function updateComposer() {
   const length = [...box.value].length; // code points, as the gateway counts
   $("count").textContent = `${length} / ${promptLimit}`;
   $("count").classList.toggle("over", length > promptLimit);
+  $("count").classList.toggle("none", length === 0);
   $("send").disabled = length > promptLimit || box.value.trim() === "";
   box.style.height = "auto";
   box.style.height = `${box.scrollHeight}px`;
