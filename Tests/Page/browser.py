@@ -10,6 +10,15 @@ from playwright.sync_api import expect, sync_playwright
 
 DEADLINE = 5000  # milliseconds for whatever a case waits for
 
+ALL = []
+
+
+def case(function):
+    """Adds a function to what runs."""
+    ALL.append(function)
+    return function
+
+
 # Counts what the page's policy refused, from the first moment on.
 COUNT_VIOLATIONS = """
 window.violations = [];

@@ -38,10 +38,10 @@ def enter_venv():
     python = VENV / "bin/python"
     if pathlib.Path(sys.prefix) == VENV:
         return
-    if not python.exists():
-        venv.create(VENV, with_pip=True)
-    has_it = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True).stdout.split()
-    if REQUIREMENT not in has_it:
+    freeze = [python, "-m", "pip", "freeze"]
+    if not python.exists() or subprocess.run(freeze, capture_output=True).returncode != 0:
+        venv.create(VENV, clear=True, with_pip=True)
+    if REQUIREMENT not in subprocess.run(freeze, capture_output=True, text=True).stdout.split():
         subprocess.run([python, "-m", "pip", "install", "--quiet", REQUIREMENT], check=True)
     os.execv(python, [python, *sys.argv])
 
@@ -58,10 +58,13 @@ def main():
         summary(0, 0, 1)
     enter_venv()
 
-    import cases
-    from browser import Bench
+    import answers  # noqa: F401, they add their cases to the list
+    import page  # noqa: F401
+    from browser import ALL, Bench
 
-    chosen = [case for case in cases.ALL if options.only in case.__name__]
+    chosen = [case for case in ALL if options.only in case.__name__]
+    if not chosen:
+        sys.exit(f"no case has {options.only!r} in its name")
     passed = failed = 0
     deadline = time.monotonic() + WHOLE_RUN
     with Bench(options.gateway, options.chromium, options.screenshots) as bench:
@@ -80,7 +83,7 @@ def main():
                 passed += 1
                 print(f"ok    {case.__name__} ({time.monotonic() - started:.1f} s)")
             sys.stdout.flush()
-    summary(passed, failed, 0 if chosen else 1)
+    summary(passed, failed, 0)
 
 
 if __name__ == "__main__":

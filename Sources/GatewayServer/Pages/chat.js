@@ -30,7 +30,7 @@ let running = null;
 /** The browser ends a running answer when its page is left, which looks like a broken connection. */
 let isLeaving = false;
 
-// --- What this browser keeps --------------------------------------------------------------------------------------
+// --- What this browser keeps -------------------------------------------------------------------------------------
 
 function stored(key) {
   try {
@@ -68,7 +68,7 @@ function showEmptiness() {
   $("clear").hidden = conversation.length === 0;
 }
 
-// --- Messages on the page: what a model or the gateway says is only ever text -----------------------------------------
+// --- Messages on the page: what a model or the gateway says is only ever text ------------------------------------
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -147,9 +147,10 @@ function factsOf(message) {
     facts.push(["waiting", `waiting ${message.waiting} s`, "Time since the message was sent"]);
   }
   if (message.model) facts.push(["model", String(message.model).split("/").pop(), `Asked for ${message.model}`]);
-  if (message.upstream) facts.push(["upstream", message.upstream, "The upstream that answered"]);
+  const role = message.state === "failed" ? "The last upstream that was tried" : "The upstream that answers";
+  if (message.upstream) facts.push(["upstream", message.upstream, role]);
   if (message.attempts > 1) {
-    facts.push(["attempts", `${message.attempts} attempts`, "Upstreams tried until one answered"]);
+    facts.push(["attempts", `${message.attempts} attempts`, "Upstreams that were tried"]);
   }
   if (Number.isFinite(message.firstToken)) {
     facts.push(["first-token", `first token ${message.firstToken.toFixed(2)} s`, "From sending to the first text"]);
@@ -202,7 +203,7 @@ const announcer = {
   },
 };
 
-// --- Scrolling ------------------------------------------------------------------------------------------------------
+// --- Scrolling ---------------------------------------------------------------------------------------------------
 
 const scroller = $("scroller");
 const isAtEnd = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
@@ -212,7 +213,7 @@ function scrollToEnd() {
   $("latest").hidden = true;
 }
 
-// --- Server-sent events from a fetch -----------------------------------------------------------------------------------
+// --- Server-sent events from a fetch -----------------------------------------------------------------------------
 
 /** Yields {event, data} of a stream, wherever its chunks are cut. What follows the last blank line is no event. */
 async function* readEvents(stream) {
@@ -259,7 +260,7 @@ async function refusal(response) {
   return new Fault(seconds > 0 ? `${text} Try again in ${seconds} s.` : text);
 }
 
-// --- Asking ---------------------------------------------------------------------------------------------------------
+// --- Asking ------------------------------------------------------------------------------------------------------
 
 function send(prompt, signal) {
   return fetch("/webllm/api/infer", {
@@ -320,8 +321,8 @@ function describe(error, hasHead) {
 }
 
 /**
- * Tokens a second while text came. What came as one piece says nothing of that: there the whole time counts. The gateway
- * tells the number of tokens at the end; until then a piece stands for a token.
+ * Tokens a second while text came. What came as one piece says nothing of that: there the whole time counts.
+ * The gateway tells the number of tokens at the end; until then a piece stands for a token.
  */
 function rateOf(clock, tokens) {
   const streaming = (clock.last - clock.first) / 1000;
@@ -393,7 +394,7 @@ function setRunning(abort) {
   else if (matchMedia("(hover: hover)").matches) $("prompt").focus(); // on a phone the keyboard would come up
 }
 
-// --- The composer -----------------------------------------------------------------------------------------------------
+// --- The composer ------------------------------------------------------------------------------------------------
 
 function updateComposer() {
   const box = $("prompt");
@@ -426,7 +427,7 @@ function clearConversation() {
   $("prompt").focus();
 }
 
-// --- Settings ---------------------------------------------------------------------------------------------------------
+// --- Settings ----------------------------------------------------------------------------------------------------
 
 const settingNames = ["temperature", "max-tokens", "top-p"];
 const sliderOf = (name) => document.querySelector(`[data-for=${name}]`);
@@ -472,7 +473,7 @@ function closeSettings() {
   $("tune").setAttribute("aria-expanded", "false");
 }
 
-// --- Models and health --------------------------------------------------------------------------------------------------
+// --- Models and health -------------------------------------------------------------------------------------------
 
 let hasModels = false;
 
@@ -505,8 +506,9 @@ async function checkHealth() {
   } catch {
     // the status says so
   }
-  const words = { healthy: "Healthy", degraded: "Degraded", unhealthy: "No model available" }[status] ?? "Not reachable";
-  const className = words === "Not reachable" ? "unreachable" : status;
+  const known = { healthy: "Healthy", degraded: "Degraded", unhealthy: "No model available" };
+  const className = Object.hasOwn(known, status) ? status : "unreachable";
+  const words = known[status] ?? "Not reachable";
   $("health").className = className;
   if ($("health-text").textContent !== words) $("health-text").textContent = words; // else it would be read out again
   $("health").title = models > 0 ? `${models} models loaded` : "";
@@ -527,7 +529,7 @@ const healthWatch = {
   },
 };
 
-// --- Start ------------------------------------------------------------------------------------------------------------
+// --- Start -------------------------------------------------------------------------------------------------------
 
 loadSettings();
 loadConversation();
