@@ -1,0 +1,81 @@
+"""The gateway under test, as a process of its own."""
+
+import json
+import os
+import pathlib
+import queue
+import socket
+import subprocess
+import tempfile
+import threading
+
+
+def refused_port():
+    """A port that nothing listens on, and that stays taken until the socket is closed."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    return holder, holder.getsockname()[1]
+
+
+def upstream(port, name="ollama"):
+    return (
+        f'[[upstream]]\nname = "{name}"\nkind = "ollama"\nurl = "http://127.0.0.1:{port}"\nmodel = "m"\n'
+        'health = { interval = "1s", timeout = "500ms", fall = 1, rise = 1 }\n'
+    )
+
+
+class Gateway:
+    def __init__(self, binary, upstreams, webllm=""):
+        # Found free and let go again: the gateway takes it a moment later.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._directory = tempfile.TemporaryDirectory(prefix="webllm-page-")
+        configuration = pathlib.Path(self._directory.name, "gateway.conf")
+        configuration.write_text(
+            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\ndrain_timeout = "0s"\n[webllm]\n{webllm}\n'
+            + "".join(upstreams)
+        )
+        # What deployments set would change the upstreams.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "LLM_"))}
+        self._process = subprocess.Popen(
+            [binary, "serve", "--config", configuration],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        self._lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self.wait_for("listening")
+
+    def _read(self):
+        for line in self._process.stderr:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def wait_for(self, message, deadline=10):
+        """The next log line with this message."""
+        seen = []
+        while True:
+            try:
+                line = self._lines.get(timeout=deadline)
+            except queue.Empty:
+                line = None
+            if line is None:
+                raise AssertionError(f"no log line {message!r}; the gateway said: {''.join(seen)[-2000:]}")
+            seen.append(line)
+            try:
+                if json.loads(line).get("msg") == message:
+                    return json.loads(line)
+            except ValueError:
+                pass
+
+    @property
+    def page(self):
+        return f"http://127.0.0.1:{self.port}/webllm/"
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
+
+    def close(self):
+        self.kill()
+        self._directory.cleanup()
