@@ -1,9 +1,6 @@
 // Typed faces of C interfaces that Swift cannot call or import directly.
 #pragma once
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include <curl/curl.h>
 #include <pthread.h>
 #include <signal.h>
