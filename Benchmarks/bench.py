@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""Measures the gateway beside nginx and the libcurl floor, in one run on one machine.
+
+    scripts/bench [--quick] [--json FILE] [--gateway BINARY]
+
+Every row of the table is a ratio of medians of rounds that take turns, since machines are noisy. Loopback only, bounded
+in time, and only processes that it started itself are ended.
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+TICKS = os.sysconf("SC_CLK_TCK")
+BODY = '{"prompt":"Say hello in five words, and then tell me about the weather in the city today.","max_tokens":64}'
+ANSWER = (
+    '{"model":"m","created_at":"2026-01-01T00:00:00.609543917Z","message":{"role":"assistant","content":'
+    '"Good morning to all of you there! It is mild, with some clouds."},"done":false}\\n'
+    '{"model":"m","created_at":"2026-01-01T00:00:00.683195343Z","message":{"role":"assistant","content":""},'
+    '"done":true,"done_reason":"stop","total_duration":120878442,"load_duration":36245690,"prompt_eval_count":15,'
+    '"prompt_eval_duration":9115270,"eval_count":14,"eval_duration":71189704}\\n')
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A process that listens on a port; figures are of it and its children."""
+
+    def __init__(self, name, port, command):
+        self.name, self.port = name, port
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started = time.monotonic()
+        while time.monotonic() - started < 10:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    self.start_seconds = time.monotonic() - started
+                    return
+            time.sleep(0.002)
+        raise SystemExit(f"bench: {name} does not listen on port {port}")
+
+    def pids(self):
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [self.process.pid] + [int(pid) for pid in children]
+
+    def cpu_seconds(self) -> float:
+        total = 0
+        for pid in self.pids():
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / TICKS
+
+    def memory_kib(self, field) -> int:
+        return sum(
+            int(re.search(rf"{field}:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
+            for pid in self.pids())
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def nginx(folder, name, port, server_block, http_block=""):
+    config = folder / f"{name}.conf"
+    config.write_text(f"""
+daemon off; worker_processes 1; pid {folder}/{name}.pid; error_log /dev/null;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; keepalive_requests 1000000000; {http_block}
+  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ {server_block} }} }}
+}}""")
+    return Server(name, port, ["nginx", "-c", config, "-p", folder, "-e", "/dev/null"])
+
+
+def proxy(folder, name, port, upstream_port):
+    return nginx(
+        folder, name, port,
+        'proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;',
+        f"upstream u {{ server 127.0.0.1:{upstream_port}; keepalive 2048; keepalive_requests 1000000000; }}")
+
+
+def gateway(folder, binary, port, upstream_port):
+    config = folder / f"gateway-{port}.conf"
+    config.write_text(f"""
+[server]
+listen = ["127.0.0.1:{port}"]
+max_requests_per_connection = 1000000000
+[[upstream]]
+name = "ollama"
+kind = "ollama"
+url = "http://127.0.0.1:{upstream_port}"
+model = "m"
+max_in_flight = 4096
+""")
+    return Server("gateway", port, [binary, "serve", "--config", config])
+
+
+def seconds(text) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()
+    return float(number) * {"us": 1e-6, "ms": 1e-3, "s": 1}[unit]
+
+
+def wrk(server, path, connections, duration, script):
+    before = server.cpu_seconds()
+    output = subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", "--latency", "-s", script,
+         f"http://127.0.0.1:{server.port}{path}"], capture_output=True, text=True, check=True).stdout
+    cpu = server.cpu_seconds() - before
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise SystemExit(f"bench: errors from {server.name}:\n{output}")
+    requests = int(re.search(r"(\d+) requests in", output)[1])
+    return {
+        "rps": float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1]),
+        "p50_ms": 1000 * seconds(re.search(r"50%\s+(\S+)", output)[1]),
+        "p99_ms": 1000 * seconds(re.search(r"99%\s+(\S+)", output)[1]),
+        "cpu_us": cpu * 1e6 / requests,
+    }
+
+
+def streams(server, path, count, body, tools):
+    idle = server.memory_kib("VmRSS")
+    before = server.cpu_seconds()
+    output = subprocess.run(
+        [tools / "stream_cl", "-k", str(count), "-T", "60", "-b", body, f"http://127.0.0.1:{server.port}{path}"],
+        capture_output=True, text=True, check=False).stdout
+    figures = {key: float(value) for key, value in re.findall(r"(\w+)=(-?[\d.]+)", output)}
+    return {
+        "whole": figures["ok"] / count,
+        "ttft_p50_ms": figures["ttft_p50"], "ttft_p99_ms": figures["ttft_p99"], "delay_p99_ms": figures["delay_p99"],
+        "gap_p99_ms": figures["gap_p99"], "cpu_us": (server.cpu_seconds() - before) * 1e6 / figures["tokens"],
+        "kib": (server.memory_kib("VmHWM") - idle) / count,
+    }
+
+
+def median_of_rounds(rounds, measurements):
+    """Runs the measurements in turn, several times, and gives the median of each figure."""
+    results = {name: [] for name in measurements}
+    for _ in range(rounds):
+        for name, measure in measurements.items():
+            results[name].append(measure())
+    return {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in results.items()}
+
+
+def print_table(title, results):
+    keys = list(next(iter(results.values())))
+    print(f"\n### {title}\n\n| | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
+    for name, figures in results.items():
+        print(f"| {name} | {' | '.join(f'{figures[key]:.4g}' for key in keys)} |")
+    for other in results:
+        if other != "gateway":
+            ratios = [
+                f"{results['gateway'][key] / results[other][key]:.2f}" if results[other][key] > 0 else "-" for key in keys]
+            print(f"| gateway / {other} | {' | '.join(ratios)} |")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json")
+    parser.add_argument("--gateway", default=ROOT / ".build/release/webllm-gateway")
+    arguments = parser.parse_args()
+    rounds, duration = (1, 3) if arguments.quick else (3, 6)
+    everything, servers = {}, []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for tool, flags in [("stream_up", []), ("stream_cl", []), ("libcurl_limit", ["-lcurl"])]:
+            subprocess.run(["cc", "-O2", "-w", "-o", folder / tool, HERE / f"{tool}.c", *flags], check=True)
+        script = folder / "post.lua"
+        script.write_text(f"wrk.method='POST'\nwrk.headers['Content-Type']='application/json'\nwrk.body='{BODY}'\n")
+        try:
+            up, px, floor, gw = (free_port() for _ in range(4))
+            servers.append(nginx(folder, "upstream", up, f"default_type application/x-ndjson; return 200 '{ANSWER}';"))
+            servers.append(proxy(folder, "nginx", px, up))
+            url = f"http://127.0.0.1:{up}/api/chat"
+            servers.append(Server("floor", floor, [folder / "libcurl_limit", str(floor), url]))
+            servers.append(gateway(folder, arguments.gateway, gw, up))
+            direct, plain, limit, ours = servers
+            everything["idle"] = {"rss_mib": ours.memory_kib("VmRSS") / 1024, "start_s": ours.start_seconds}
+            print(f"gateway: {everything['idle']['rss_mib']:.1f} MiB idle, listening after "
+                  f"{everything['idle']['start_s'] * 1000:.0f} ms")
+            for connections in (1, 32, 128):
+                results = median_of_rounds(rounds, {
+                    "gateway": lambda: wrk(ours, "/webllm/api/infer", connections, duration, script),
+                    "libcurl floor": lambda: wrk(limit, "/api/chat", connections, duration, script),
+                    "nginx": lambda: wrk(plain, "/api/chat", connections, duration, script),
+                    "direct": lambda: wrk(direct, "/api/chat", connections, duration, script),
+                })
+                everything[f"unary {connections}"] = results
+                print_table(f"POST infer, {connections} connections", results)
+            everything["peak_rss_mib"] = ours.memory_kib("VmHWM") / 1024
+            for server in servers:
+                server.stop()
+            servers.clear()
+            for count in (100, 1000):
+                results = {"gateway": [], "nginx": []}
+                for _ in range(rounds):
+                    up, px, gw = (free_port() for _ in range(3))
+                    servers.append(Server("upstream", up, [
+                        folder / "stream_up", "-p", str(up), "-n", "100", "-u", "20000", "-q"]))
+                    servers.append(proxy(folder, "nginx", px, up))
+                    servers.append(gateway(folder, arguments.gateway, gw, up))
+                    ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
+                    results["nginx"].append(streams(servers[1], "/api/chat", count, ask, folder))
+                    ask = '{"prompt":"x","stream":true}'
+                    results["gateway"].append(streams(servers[2], "/webllm/api/infer", count, ask, folder))
+                    for server in servers:
+                        server.stop()
+                    servers.clear()
+                medians = {
+                    name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+                    for name, runs in results.items()}
+                everything[f"streams {count}"] = medians
+                print_table(f"{count} streams of 100 tokens, 20 ms apart", medians)
+        finally:
+            for server in servers:
+                server.stop()
+    if arguments.json:
+        pathlib.Path(arguments.json).write_text(json.dumps(everything, indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
