@@ -31,10 +31,16 @@ ANSWER = (
     '"prompt_eval_duration":9115270,"eval_count":14,"eval_duration":71189704}\\n')
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports(count) -> list:
+    """Ports that are free now, below those that the system gives to outgoing connections."""
+    ports = []
+    for port in range(20000 + os.getpid() % 5000, 32000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise SystemExit("bench: no free ports")
 
 
 class Server:
@@ -128,8 +134,8 @@ def wrk(server, path, connections, duration, script):
     requests = int(re.search(r"(\d+) requests in", output)[1])
     return {
         "rps": float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1]),
-        "p50_ms": 1000 * seconds(re.search(r"50%\s+(\S+)", output)[1]),
-        "p99_ms": 1000 * seconds(re.search(r"99%\s+(\S+)", output)[1]),
+        "p50_ms": 1000 * seconds(re.search(r"^\s+50%\s+(\S+)", output, re.M)[1]),
+        "p99_ms": 1000 * seconds(re.search(r"^\s+99%\s+(\S+)", output, re.M)[1]),
         "cpu_us": cpu * 1e6 / requests,
     }
 
@@ -186,7 +192,7 @@ def main():
         script = folder / "post.lua"
         script.write_text(f"wrk.method='POST'\nwrk.headers['Content-Type']='application/json'\nwrk.body='{BODY}'\n")
         try:
-            up, px, floor, gw = (free_port() for _ in range(4))
+            up, px, floor, gw = free_ports(4)
             servers.append(nginx(folder, "upstream", up, f"default_type application/x-ndjson; return 200 '{ANSWER}';"))
             servers.append(proxy(folder, "nginx", px, up))
             url = f"http://127.0.0.1:{up}/api/chat"
@@ -212,7 +218,7 @@ def main():
             for count in (100, 1000):
                 results = {"gateway": [], "nginx": []}
                 for _ in range(rounds):
-                    up, px, gw = (free_port() for _ in range(3))
+                    up, px, gw = free_ports(3)
                     servers.append(Server("upstream", up, [
                         folder / "stream_up", "-p", str(up), "-n", "100", "-u", "20000", "-q"]))
                     servers.append(proxy(folder, "nginx", px, up))

@@ -14,6 +14,8 @@ final class CurlLoop {
     private var hosts = HostTable()
     private var outboxes: [(queue: any DeliveryQueue, batch: [Delivery])] = []
     private var dirty: [ActiveTransfer] = []
+    /// What each descriptor in the epoll is watched for; zero where curl does not watch it at present.
+    private var watched: [curl_socket_t: UInt32] = [:]
     private var spareHandles: [UnsafeMutableRawPointer] = []
     private var commands: [Mailbox.Command] = []
     private var statistics = CurlEngineStatistics()
@@ -46,14 +48,11 @@ final class CurlLoop {
         // The default shrinks with current use and would drop warm connections.
         ccurl_multi_set_long(multi, CURLMOPT_MAXCONNECTS, configuration.maxIdleConnections)
         ccurl_multi_set_long(multi, CURLMOPT_PIPELINING, 0)
-        _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, mailbox.eventFD, EPOLLIN.rawValue)
+        // Edge-triggered: each write is one event, and nobody has to read the counter.
+        _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, mailbox.eventFD, EPOLLIN.rawValue | EPOLLET.rawValue)
     }
 
-    deinit {
-        for easy in spareHandles { curl_easy_cleanup(easy) }
-        curl_multi_cleanup(multi)
-        close(epoll)
-    }
+    deinit { close(epoll) }
 
     private static func from(_ context: UnsafeMutableRawPointer?) -> CurlLoop {
         Unmanaged<CurlLoop>.fromOpaque(context!).takeUnretainedValue()
@@ -70,8 +69,10 @@ final class CurlLoop {
     func run() {
         var events = [epoll_event](repeating: epoll_event(), count: 256)
         while isRunning {
-            let ready = epoll_wait(epoll, &events, Int32(events.count), timeout())
+            mailbox.take(into: &commands)
+            let ready = epoll_wait(epoll, &events, Int32(events.count), commands.isEmpty ? timeout() : 0)
             now = Self.clock()
+            for command in commands { perform(command) }
             statistics.loopTurns += 1
             for event in events.prefix(Int(max(0, ready))) { handle(event) }
             if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
@@ -81,6 +82,8 @@ final class CurlLoop {
             flush()
         }
         endAll()
+        for easy in spareHandles { curl_easy_cleanup(easy) }
+        curl_multi_cleanup(multi)
     }
 
     /// Milliseconds to wait, rounded up so that a deadline has passed when the wait ends; -1 is for ever.
@@ -93,16 +96,17 @@ final class CurlLoop {
     private func handle(_ event: epoll_event) {
         var event = event
         let fd = ccurl_epoll_fd(&event)
-        if fd == mailbox.eventFD {
-            mailbox.clearWake()
-            mailbox.take(into: &commands)
-            for command in commands { perform(command) }
-            return
-        }
+        if fd == mailbox.eventFD { return }  // it has done its work: the loop is awake
         var mask: Int32 = 0
         if event.events & (EPOLLIN.rawValue | EPOLLHUP.rawValue) != 0 { mask |= CURL_CSELECT_IN }
         if event.events & EPOLLOUT.rawValue != 0 { mask |= CURL_CSELECT_OUT }
         if event.events & EPOLLERR.rawValue != 0 { mask |= CURL_CSELECT_ERR }
+        if watched[fd] == 0 {
+            // An idle connection: what comes here is its end, which curl sees for itself when it wants to use it.
+            _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
+            watched[fd] = nil
+            return
+        }
         act(fd, mask)
     }
 
@@ -112,18 +116,29 @@ final class CurlLoop {
         curl_multi_socket_action(multi, fd, mask, &running)
     }
 
-    /// Applies what curl wants watched; stale descriptors are forgiven, since curl may have closed one meanwhile.
+    /// Applies what curl wants watched. A connection that goes idle stays in the epoll: it is mostly used again at
+    /// once, for input, and then needs no system call at all.
     private func watch(_ fd: curl_socket_t, _ what: Int32) {
-        guard what != CURL_POLL_REMOVE else {
-            _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
-            return
-        }
+        let input = EPOLLIN.rawValue
         var events: UInt32 = 0
-        if what & CURL_POLL_IN != 0 { events |= EPOLLIN.rawValue }
-        if what & CURL_POLL_OUT != 0 { events |= EPOLLOUT.rawValue }
-        if ccurl_epoll_control(epoll, EPOLL_CTL_MOD, fd, events) != 0, errno == ENOENT {
-            _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, fd, events)
+        if what != CURL_POLL_REMOVE {
+            if what & CURL_POLL_IN != 0 { events |= input }
+            if what & CURL_POLL_OUT != 0 { events |= EPOLLOUT.rawValue }
         }
+        switch (watched[fd], events) {
+        case (nil, 0): return
+        case (nil, _): _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, fd, events)
+        case (input, 0), (0, input), (events, events): break
+        case (_, 0): _ = ccurl_epoll_control(epoll, EPOLL_CTL_MOD, fd, input)
+        case (_, _): _ = ccurl_epoll_control(epoll, EPOLL_CTL_MOD, fd, events)
+        }
+        watched[fd] = events
+    }
+
+    /// curl is done with a connection; closing takes it out of the epoll.
+    func closeSocket(_ fd: curl_socket_t) -> Int32 {
+        watched[fd] = nil
+        return close(fd)
     }
 
     // MARK: Commands
@@ -183,7 +198,8 @@ final class CurlLoop {
     }
 
     private func launch(_ transfer: ActiveTransfer, addresses: [String] = []) {
-        guard let easy = spareHandles.popLast() ?? curl_easy_init() else {
+        guard let easy = spareHandles.popLast() ?? EasyHandle.make(maxIdleAge: configuration.maxIdleAge, loop: self)
+        else {
             end(transfer, code: CURLE_OUT_OF_MEMORY, ownReason: nil)
             return
         }
@@ -192,7 +208,7 @@ final class CurlLoop {
             transfer.pin = HostTable.Pin(host: target.host, port: target.port, addresses: addresses)
         }
         transfer.easy = easy
-        EasyHandle.configure(easy, for: transfer, maxIdleAge: configuration.maxIdleAge)
+        EasyHandle.configure(easy, for: transfer)
         let added = curl_multi_add_handle(multi, easy)
         if added != CURLM_OK { end(transfer, code: CURLE_FAILED_INIT, ownReason: nil) }
     }
@@ -237,7 +253,6 @@ final class CurlLoop {
         if let easy = transfer.easy {
             // Removing a handle in mid-transfer closes its connection: the upstream learns that nobody listens.
             curl_multi_remove_handle(multi, easy)
-            curl_easy_reset(easy)
             if spareHandles.count < 64 { spareHandles.append(easy) } else { curl_easy_cleanup(easy) }
             transfer.easy = nil
         }

@@ -3,16 +3,10 @@ import Glibc
 
 /// Setting up curl's easy handles, and reading how they ended.
 enum EasyHandle {
-    static func configure(_ easy: UnsafeMutableRawPointer, for transfer: ActiveTransfer, maxIdleAge: Duration) {
-        let request = transfer.request
-        ccurl_set_string(easy, CURLOPT_URL, request.target.origin + request.path)
-        if request.method == .post {
-            ccurl_set_long(easy, CURLOPT_POST, 1)
-            ccurl_set_size(easy, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(request.body?.count ?? 0))
-            ccurl_set_pointer(easy, CURLOPT_POSTFIELDS, UnsafeRawPointer(request.body?.bytes.baseAddress ?? empty))
-        }
-        ccurl_set_list(easy, CURLOPT_HTTPHEADER, request.headers.list)
-        if let pin = transfer.pin { ccurl_set_list(easy, CURLOPT_RESOLVE, pin.list) }
+    /// A handle with everything that all transfers of a loop share. It is used again without a reset: setting all of
+    /// it for each transfer costs as much as curl's own work on a small one.
+    static func make(maxIdleAge: Duration, loop: CurlLoop) -> UnsafeMutableRawPointer? {
+        guard let easy = curl_easy_init() else { return nil }
         // Proxies of the environment would be honoured otherwise.
         ccurl_set_string(easy, CURLOPT_PROXY, "")
         ccurl_set_string(easy, CURLOPT_PROTOCOLS_STR, "http,https")
@@ -29,12 +23,6 @@ enum EasyHandle {
         // Never waits for the resolver's thread, should curl ever start one.
         ccurl_set_long(easy, CURLOPT_QUICK_EXIT, 1)
         ccurl_set_long(easy, CURLOPT_BUFFERSIZE, 16 << 10)
-
-        let context = Unmanaged.passUnretained(transfer).toOpaque()
-        ccurl_set_pointer(easy, CURLOPT_PRIVATE, context)
-        ccurl_set_pointer(easy, CURLOPT_WRITEDATA, context)
-        ccurl_set_pointer(easy, CURLOPT_HEADERDATA, context)
-        ccurl_set_pointer(easy, CURLOPT_PREREQDATA, context)
         ccurl_set_data_callback(easy, CURLOPT_WRITEFUNCTION) { bytes, size, count, context in
             let body = UnsafeRawBufferPointer(start: bytes, count: size * count)
             return ActiveTransfer.from(context).receiveBody(body) ? body.count : ccurl_write_pause
@@ -46,6 +34,33 @@ enum EasyHandle {
         ccurl_set_prereq_callback(easy) { context, _, _, _, _ in
             ActiveTransfer.from(context).mayContinueToSend() ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
         }
+        // Belongs to a connection, which may outlive this handle, but not the loop.
+        ccurl_set_pointer(easy, CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(loop).toOpaque())
+        ccurl_set_close_callback(easy) { context, fd in
+            Unmanaged<CurlLoop>.fromOpaque(context!).takeUnretainedValue().closeSocket(fd)
+        }
+        return easy
+    }
+
+    /// Sets what differs between transfers: all of it, since the handle may have served another one.
+    static func configure(_ easy: UnsafeMutableRawPointer, for transfer: ActiveTransfer) {
+        let request = transfer.request
+        ccurl_set_string(easy, CURLOPT_URL, request.target.url)
+        switch request.method {
+        case .get:
+            ccurl_set_long(easy, CURLOPT_HTTPGET, 1)
+        case .post:
+            ccurl_set_long(easy, CURLOPT_POST, 1)
+            ccurl_set_size(easy, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(request.body?.count ?? 0))
+            ccurl_set_pointer(easy, CURLOPT_POSTFIELDS, UnsafeRawPointer(request.body?.bytes.baseAddress ?? empty))
+        }
+        ccurl_set_list(easy, CURLOPT_HTTPHEADER, request.headers.list)
+        ccurl_set_list(easy, CURLOPT_RESOLVE, transfer.pin?.list)
+        let context = Unmanaged.passUnretained(transfer).toOpaque()
+        ccurl_set_pointer(easy, CURLOPT_PRIVATE, context)
+        ccurl_set_pointer(easy, CURLOPT_WRITEDATA, context)
+        ccurl_set_pointer(easy, CURLOPT_HEADERDATA, context)
+        ccurl_set_pointer(easy, CURLOPT_PREREQDATA, context)
     }
 
     // A POST without a body still needs an address, or curl reads its body from standard input.

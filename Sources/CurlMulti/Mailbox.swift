@@ -17,6 +17,8 @@ final class Mailbox: Sendable {
         var commands: [Command] = []
         var statistics = CurlEngineStatistics()
         var isClosed = false
+        /// The loop waits, or is about to, and must be woken.
+        var isLoopAsleep = false
     }
 
     private let state = Mutex(State())
@@ -29,12 +31,13 @@ final class Mailbox: Sendable {
 
     deinit { close(eventFD) }
 
-    /// Wakes the loop only when the mailbox was empty: the loop takes all at once.
+    /// Wakes the loop only when it sleeps: awake, it looks here before it sleeps again.
     func post(_ command: Command) {
         let (wake, refused) = state.withLock { state in
             guard !state.isClosed else { return (false, true) }
             state.commands.append(command)
-            return (state.commands.count == 1, false)
+            defer { state.isLoopAsleep = false }
+            return (state.isLoopAsleep, false)
         }
         if wake {
             var one: UInt64 = 1
@@ -45,10 +48,13 @@ final class Mailbox: Sendable {
         }
     }
 
-    /// Swaps the commands out; `spare`'s storage is used for the next ones.
+    /// Swaps the commands out; `spare`'s storage is used for the next ones. Where there are none, the loop may sleep.
     func take(into spare: inout [Command]) {
         spare.removeAll(keepingCapacity: true)
-        state.withLock { swap(&$0.commands, &spare) }
+        state.withLock { state in
+            swap(&state.commands, &spare)
+            state.isLoopAsleep = spare.isEmpty
+        }
     }
 
     func publish(_ statistics: CurlEngineStatistics) { state.withLock { $0.statistics = statistics } }
@@ -60,11 +66,6 @@ final class Mailbox: Sendable {
             defer { state.commands = [] }
             return state.commands
         }
-    }
-
-    func clearWake() {
-        var count: UInt64 = 0
-        _ = read(eventFD, &count, 8)
     }
 
     var statistics: CurlEngineStatistics { state.withLock { $0.statistics } }

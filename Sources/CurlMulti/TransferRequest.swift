@@ -6,47 +6,40 @@ package struct TransferRequest: Sendable {
     package enum Method: Sendable { case get, post }
     package var method: Method
     package var target: TransferTarget
-    /// Path and query, starting with `/`.
-    package var path: String
     package var headers: HeaderList
     package var body: RequestBody?
     package var timers: TransferTimers
 
     package init(
-        method: Method, target: TransferTarget, path: String, headers: HeaderList, body: RequestBody? = nil,
+        method: Method, target: TransferTarget, headers: HeaderList, body: RequestBody? = nil,
         timers: TransferTimers = TransferTimers()
     ) {
         self.method = method
         self.target = target
-        self.path = path
         self.headers = headers
         self.body = body
         self.timers = timers
     }
 }
 
-/// The server a transfer goes to. The host is kept apart so that the engine resolves it itself.
+/// Where a transfer goes; made once and shared by many. The host is kept apart so that the engine resolves it itself.
 package struct TransferTarget: Sendable, Hashable {
-    package var isTLS: Bool
     /// A name or a numeric address, IPv6 without brackets.
-    package var host: String
-    package var port: Int
+    let host: String
+    let port: Int
+    let url: String
+    /// Whether the host needs no look-up.
+    let isNumeric: Bool
 
-    package init(isTLS: Bool, host: String, port: Int) {
-        self.isTLS = isTLS
+    /// - Parameter path: path and query, starting with `/`.
+    package init(isTLS: Bool, host: String, port: Int, path: String) {
         self.host = host
         self.port = port
-    }
-
-    var origin: String {
-        "\(isTLS ? "https" : "http")://\(host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host):\(port)"
-    }
-
-    /// Whether the host needs no look-up.
-    var isNumeric: Bool {
+        let authority = host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host
+        url = "\(isTLS ? "https" : "http")://\(authority):\(port)\(path)"
         var v4 = in_addr()
         var v6 = in6_addr()
-        return inet_pton(AF_INET, host, &v4) == 1 || inet_pton(AF_INET6, host, &v6) == 1
+        isNumeric = inet_pton(AF_INET, host, &v4) == 1 || inet_pton(AF_INET6, host, &v6) == 1
     }
 }
 

@@ -21,7 +21,6 @@ package final class Gateway: Sendable {
     private let nextWaiter = Atomic<UInt64>(0)
     private let draining = Atomic<Bool>(false)
     private let connections = Atomic<Int>(0)
-    private let routesBox = Mutex<Routes?>(nil)
 
     /// Stored settings are kept for at most so many models: clients name them.
     static let maxModelSettings = 1000
@@ -104,7 +103,9 @@ package final class Gateway: Sendable {
 
     // MARK: Model settings of `config/models`
 
-    func settings(for model: String) -> ModelSettings? { modelSettings.withLock { $0[Array(model.utf8)] } }
+    func settings(for model: String) -> ModelSettings? {
+        modelSettings.withLock { $0.isEmpty ? nil : $0[Array(model.utf8)] }
+    }
 
     /// - Returns: false where no more models can have settings.
     func store(_ settings: ModelSettings) -> Bool {
@@ -117,15 +118,6 @@ package final class Gateway: Sendable {
     }
 
     // MARK: Connections and life cycle
-
-    var routes: Routes {
-        routesBox.withLock { box in
-            if let routes = box { return routes }
-            let routes = Routes(gateway: self)
-            box = routes
-            return routes
-        }
-    }
 
     var isDraining: Bool { draining.load(ordering: .relaxed) }
 

@@ -1,14 +1,16 @@
 import CurlMulti
 import GatewayCore
 import GatewayWire
+import Glibc
 import NIOCore
 
 /// What one event loop's requests share. It never leaves its loop.
 final class LoopContext {
     let eventLoop: any EventLoop
+    let executor: EventLoopExecutor
     let delivery: LoopDelivery
     let parser = JSONParser()
-    var random = SystemRandomNumberGenerator()
+    var random = BufferedRandom()
     private var connections: [ObjectIdentifier: HTTPConnection] = [:]
     private var generations: [ObjectIdentifier: Generation] = [:]
     private var ticker: RepeatedTask?
@@ -21,6 +23,7 @@ final class LoopContext {
 
     init(eventLoop: any EventLoop) {
         self.eventLoop = eventLoop
+        executor = EventLoopExecutor(eventLoop)
         delivery = LoopDelivery(eventLoop: eventLoop)
     }
 
@@ -71,6 +74,18 @@ final class LoopContext {
             dateText = timestamp.httpDate
         }
         return dateText
+    }
+}
+
+/// The system's random numbers, 32 for one system call.
+struct BufferedRandom: RandomNumberGenerator {
+    private var numbers: [UInt64] = []
+
+    mutating func next() -> UInt64 {
+        if let number = numbers.popLast() { return number }
+        numbers = [UInt64](repeating: 0, count: 32)
+        numbers.withUnsafeMutableBytes { arc4random_buf($0.baseAddress!, $0.count) }
+        return numbers.removeLast()
     }
 }
 

@@ -28,7 +28,7 @@ struct ServeCommand: AsyncParsableCommand {
             printError(error.description)
             throw ExitCode.failure
         }
-        for address in server.addresses { logger.notice("listening", metadata: ["address": "\(address)"]) }
+        for address in server.addresses { logger.notice("listening", metadata: ["address": "\(address.plainText)"]) }
         let group = ServiceGroup(
             configuration: .init(
                 services: [

@@ -82,7 +82,7 @@ extension CurlEngine {
         recorder: TransferRecorder = TransferRecorder()
     ) -> (Transfer, TransferRecorder) {
         let request = TransferRequest(
-            method: method, target: TransferTarget(isTLS: false, host: host, port: port), path: "/x",
+            method: method, target: TransferTarget(isTLS: false, host: host, port: port, path: "/x"),
             headers: HeaderList([("X-Test", "yes")])!,
             body: body.map { text in Array(text.utf8).withUnsafeBytes { RequestBody(copying: $0) } }, timers: timers)
         return (start(request, receiver: recorder, on: recorder), recorder)

@@ -8,7 +8,7 @@ actor Exchange {
     private let gateway: Gateway
     private let loop: NIOLoopBound<LoopContext>
     private let connection: NIOLoopBound<HTTPConnection>
-    private let eventLoop: any EventLoop
+    private let executor: EventLoopExecutor
     private let head: RequestHead
     private let accepted = MonotonicTime.now
     private let requestID: String
@@ -17,7 +17,7 @@ actor Exchange {
     private var stream: TokenStreamWriter?
     private var hasStreamStarted = false
 
-    nonisolated var unownedExecutor: UnownedSerialExecutor { eventLoop.executor.asUnownedSerialExecutor() }
+    nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
     init(
         gateway: Gateway, loop: NIOLoopBound<LoopContext>, connection: NIOLoopBound<HTTPConnection>, head: RequestHead
@@ -26,7 +26,7 @@ actor Exchange {
         self.loop = loop
         self.connection = connection
         self.head = head
-        eventLoop = loop.value.eventLoop
+        executor = loop.value.executor
         requestID = loop.value.makeRequestID()
     }
 
@@ -37,10 +37,7 @@ actor Exchange {
 
     private func begin(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
         connection.value.attach(self)
-        Task.immediate {
-            // Isolated to this actor: it starts here and now and never leaves the event loop.
-            await work(self)
-        }
+        Task(executorPreference: executor) { await work(self) }
     }
 
     private var headerID: String { head.requestID ?? requestID }
@@ -90,13 +87,13 @@ actor Exchange {
     /// Commit, then stream: the head goes out with the first piece.
     private func send(_ piece: String) {
         guard let stream else { return }
-        var bytes = ByteBufferAllocator().buffer(capacity: piece.utf8.count + 40)
-        stream.token(piece, into: &bytes)
         if hasStreamStarted {
-            connection.value.stream(bytes)
+            connection.value.stream(capacity: piece.utf8.count + 40) { stream.token(piece, into: &$0) }
         } else {
             hasStreamStarted = true
-            connection.value.startStream(streamHead(), first: bytes)
+            var first = ByteBuffer()
+            stream.token(piece, into: &first)
+            connection.value.startStream(streamHead(), first: first)
         }
         if !connection.value.isWritable { tellGenerations(reading: false) }
     }

@@ -11,7 +11,7 @@ actor Generation {
     typealias PieceHandler = @Sendable (String) -> Void
 
     private enum Signal {
-        case transfer(attempt: Int, TransferEvent)
+        case attemptEnded(Followed)
         case granted(Choice)
         case timer(FiredTimer)
         case abandoned(AbandonReason)
@@ -19,9 +19,32 @@ actor Generation {
 
     private enum FiredTimer { case queue, firstToken, idle, total }
 
+    /// How an attempt ended.
+    private struct Followed {
+        var outcome: AttemptOutcome
+        var usage = TokenUsage()
+        /// The transfer is over, or its reply whole: nothing is left to cancel.
+        var hasEnded: Bool
+    }
+
+    /// What has come of the running attempt's reply. A class: it is changed in place for each token.
+    private final class AttemptReply {
+        var decoder: UpstreamReplyDecoder
+        let idleTimeout: Duration
+        var head: ResponseHead?
+        var status = 0
+        var errorBody: [UInt8] = []
+
+        init(_ kind: UpstreamKind, idleTimeout: Duration) {
+            decoder = UpstreamReplyDecoder(kind: kind)
+            self.idleTimeout = idleTimeout
+        }
+    }
+
     private let gateway: Gateway
     private let loop: NIOLoopBound<LoopContext>
     private let eventLoop: any EventLoop
+    private let executor: EventLoopExecutor
     private let chat: ChatRequest
     private let modelID: String
     private let isBatchItem: Bool
@@ -33,6 +56,8 @@ actor Generation {
     private var abandonReason: AbandonReason?
     private var transfer: Transfer?
     private var attempt = 0
+    private var reply: AttemptReply?
+    private var events: [UpstreamEvent] = []
     private var trace = GenerationTrace()
     private var text = ""
 
@@ -52,7 +77,7 @@ actor Generation {
     /// Few enough acknowledgements to cost nothing, often enough to keep the transfer flowing.
     private static let acknowledgeAfter = 64 << 10
 
-    nonisolated var unownedExecutor: UnownedSerialExecutor { eventLoop.executor.asUnownedSerialExecutor() }
+    nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
     init(
         gateway: Gateway, loop: NIOLoopBound<LoopContext>, chat: ChatRequest, modelID: String, accepted: MonotonicTime,
@@ -61,6 +86,7 @@ actor Generation {
         self.gateway = gateway
         self.loop = loop
         eventLoop = loop.value.eventLoop
+        executor = loop.value.executor
         self.chat = chat
         self.modelID = modelID
         self.isBatchItem = isBatchItem
@@ -148,7 +174,7 @@ actor Generation {
                 case .abandoned(let reason):
                     gateway.leaveQueue(waiter)
                     return .failure(.abandoned(reason))
-                case .transfer: break  // the end of an earlier attempt
+                case .attemptEnded: break  // of an earlier attempt
                 }
             }
         }
@@ -166,16 +192,18 @@ actor Generation {
         let timeouts = endpoint.configuration.timeouts
         firstTokenDeadline = .now + timeouts.firstToken
         idleTimeout = nil
+        reply = AttemptReply(kind, idleTimeout: timeouts.idle)
         let receiver = AttemptReceiver(generation: self, attempt: attempt)
         let transfer = gateway.engine.start(
             TransferRequest(
-                method: .post, target: endpoint.target, path: endpoint.path, headers: endpoint.postHeaders, body: body,
+                method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
                 timers: TransferTimers(
                     connect: timeouts.connect, total: gateway.configuration.server.totalTimeout + .seconds(1))),
             receiver: receiver, on: loop.value.delivery)
         self.transfer = transfer
         trace.begin(endpoint.configuration.name)
-        let result = await follow(kind, idle: timeouts.idle)
+        let result = await follow()
+        reply = nil
         if !result.hasEnded { transfer.cancel() }
         self.transfer = nil
         firstTokenDeadline = nil
@@ -183,67 +211,73 @@ actor Generation {
         return (result.outcome, result.usage)
     }
 
-    private struct Followed {
-        var outcome: AttemptOutcome
-        var usage = TokenUsage()
-        /// The transfer is over, or its reply whole: nothing is left to cancel.
-        var hasEnded: Bool
-    }
-
-    private func follow(_ kind: UpstreamKind, idle: Duration) async -> Followed {
-        var decoder = UpstreamReplyDecoder(kind: kind)
-        var head = ResponseHead?.none
-        var errorBody: [UInt8] = []
-        var events: [UpstreamEvent] = []
+    /// Waits for the attempt's end; its events are handled as they come, by ``receive(attempt:_:)``.
+    private func follow() async -> Followed {
         while true {
             switch await next() {
-            case .transfer(attempt, .head(let received)):
-                head = received
-            case .transfer(attempt, .body(let bytes)):
-                if head?.status == 200 {
-                    decoder.feed(bytes, parser: loop.value.parser, into: &events)
-                    if let followed = handle(&events, idle: idle) { return followed }
-                    acknowledge(bytes.count)
-                } else {
-                    errorBody.append(contentsOf: bytes.prefix(Self.maxErrorBody - errorBody.count))
-                    acknowledge(bytes.count)
-                }
-            case .transfer(attempt, .end(let result)):
-                trace.connectTime = result.connectTime
-                if let failure = result.failure { return Followed(outcome: Self.outcome(of: failure), hasEnded: true) }
-                guard let head, head.status == 200 else {
-                    let failure = UpstreamErrorReader.classify(
-                        status: head?.status ?? 0, retryAfter: head?.retryAfter, body: errorBody,
-                        parser: loop.value.parser)
-                    return Followed(outcome: .failed(failure), hasEnded: true)
-                }
-                decoder.end(parser: loop.value.parser, into: &events)
-                return handle(&events, idle: idle)
-                    ?? Followed(outcome: .failed(.reply(.truncated)), hasEnded: true)
+            case .attemptEnded(let followed): return followed
             case .timer(.firstToken): return Followed(outcome: .failed(.firstTokenTimer), hasEnded: false)
             case .timer(.idle): return Followed(outcome: .failed(.idleTimer), hasEnded: false)
             case .timer(.total): return Followed(outcome: .abandoned(.totalDeadline), hasEnded: false)
             case .abandoned(let reason): return Followed(outcome: .abandoned(reason), hasEnded: false)
-            case .transfer, .granted, .timer(.queue): break  // what an earlier attempt or the queue left behind
+            case .granted, .timer(.queue): break  // what the queue left behind
             }
         }
     }
 
+    /// An event of an attempt's transfer. Handled here and now, without waking the task: a stream has one for each
+    /// token. What comes after the attempt's end is let go.
+    func receive(attempt: Int, _ event: TransferEvent) {
+        guard attempt == self.attempt, let reply, let followed = handle(event, reply) else { return }
+        self.reply = nil
+        post(.attemptEnded(followed))
+    }
+
+    /// - Returns: the attempt's end, where the event was it.
+    private func handle(_ event: TransferEvent, _ reply: AttemptReply) -> Followed? {
+        switch event {
+        case .head(let head):
+            reply.head = head
+            reply.status = head.status
+            return nil
+        case .body(let bytes):
+            if reply.status == 200 {
+                reply.decoder.feed(bytes, parser: loop.value.parser, into: &events)
+                if let followed = handleEvents() { return followed }
+            } else {
+                reply.errorBody.append(contentsOf: bytes.prefix(Self.maxErrorBody - reply.errorBody.count))
+            }
+            acknowledge(bytes.count)
+            return nil
+        case .end(let result):
+            trace.connectTime = result.connectTime
+            if let failure = result.failure { return Followed(outcome: Self.outcome(of: failure), hasEnded: true) }
+            guard reply.status == 200 else {
+                let failure = UpstreamErrorReader.classify(
+                    status: reply.status, retryAfter: reply.head?.retryAfter, body: reply.errorBody,
+                    parser: loop.value.parser)
+                return Followed(outcome: .failed(failure), hasEnded: true)
+            }
+            reply.decoder.end(parser: loop.value.parser, into: &events)
+            return handleEvents() ?? Followed(outcome: .failed(.reply(.truncated)), hasEnded: true)
+        }
+    }
+
     /// - Returns: the attempt's end, where an event was one.
-    private func handle(_ events: inout [UpstreamEvent], idle: Duration) -> Followed? {
+    private func handleEvents() -> Followed? {
         guard !events.isEmpty else { return nil }
         defer { events.removeAll(keepingCapacity: true) }
         lastObject = .now
         for event in events {
             switch event {
             case .content(let piece):
-                noteFirstToken(idle: idle)
+                noteFirstToken()
                 guard text.utf8.count + piece.utf8.count <= Self.maxText else {
                     return Followed(outcome: .failed(.reply(.lineTooLong)), hasEnded: false)
                 }
                 text += piece
                 onPiece?(piece)
-            case .thinking: noteFirstToken(idle: idle)
+            case .thinking: noteFirstToken()
             case .progress: break
             case .finished(let usage):
                 // The rest of the transfer is only its end; left alone, its connection can be used again.
@@ -254,10 +288,10 @@ actor Generation {
         return nil
     }
 
-    private func noteFirstToken(idle: Duration) {
+    private func noteFirstToken() {
         guard firstTokenDeadline != nil else { return }
         firstTokenDeadline = nil
-        idleTimeout = idle
+        idleTimeout = reply?.idleTimeout
         trace.firstToken()
     }
 
@@ -308,8 +342,6 @@ actor Generation {
         continuation = nil
         waiting.resume()
     }
-
-    func receive(attempt: Int, _ event: TransferEvent) { post(.transfer(attempt: attempt, event)) }
 
     /// From any thread: the slot that was waited for is there.
     nonisolated func grant(_ choice: Choice) {

@@ -38,6 +38,18 @@ struct GenerationTrace: Sendable {
     /// The upstream that was asked last.
     var upstream: String? { attempts.last?.upstream }
 
+    /// `a:connect,b:ok`.
+    var attemptsText: String {
+        var text = ""
+        for attempt in attempts {
+            if !text.isEmpty { text += "," }
+            text += attempt.upstream
+            text += ":"
+            text += attempt.label
+        }
+        return text
+    }
+
     mutating func begin(_ upstream: String) {
         attempts.append(Attempt(upstream: upstream, label: "running"))
         attemptStart = .now

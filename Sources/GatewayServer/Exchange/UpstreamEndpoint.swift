@@ -5,16 +5,14 @@ import GatewayWire
 /// What every transfer to one upstream shares, made once.
 struct UpstreamEndpoint: Sendable {
     let configuration: UpstreamConfiguration
+    /// Of a generation.
     let target: TransferTarget
-    let path: String
     let postHeaders: HeaderList
     let getHeaders: HeaderList
 
     init(_ configuration: UpstreamConfiguration) throws(GatewayError) {
         self.configuration = configuration
-        target = TransferTarget(
-            isTLS: configuration.url.isTLS, host: configuration.url.host, port: configuration.url.port)
-        path = UpstreamRequestWriter.path(configuration)
+        target = configuration.url.target(UpstreamRequestWriter.path(configuration))
         var fields: [(name: String, value: String)] = [("User-Agent", "webllm-gateway")]
         if let key = configuration.apiKey { fields.append(("Authorization", "Bearer \(key)")) }
         let get = HeaderList(fields + [("Accept", "application/json")])
@@ -25,6 +23,13 @@ struct UpstreamEndpoint: Sendable {
         }
         getHeaders = get
         postHeaders = post
+    }
+}
+
+extension UpstreamURL {
+    /// - Parameter path: from the server's root.
+    func target(_ path: String) -> TransferTarget {
+        TransferTarget(isTLS: isTLS, host: host, port: port, path: path)
     }
 }
 

@@ -159,7 +159,7 @@ final class HTTPConnection: ChannelInboundHandler {
         written = 0
         lastDrained = 0
         lastDrain = .now
-        gateway.routes.handle(request, body: body, connection: self, loop: loop)
+        Routes.all.handle(request, body: body, gateway: gateway, connection: self, loop: loop)
     }
 
     /// Answers a request that cannot be understood, once, and closes.
@@ -207,11 +207,16 @@ final class HTTPConnection: ChannelInboundHandler {
         send(output)
     }
 
-    func stream(_ piece: ByteBuffer) {
+    /// - Parameter capacity: bytes that `write` is likely to add.
+    func stream(capacity: Int, _ write: (inout ByteBuffer) -> Void) {
         guard case .replying(_, streaming: let framing?) = state else { return }
-        var output = ByteBufferAllocator().buffer(capacity: piece.readableBytes + 16)
-        append(piece, framing, to: &output)
-        send(output)
+        switch framing {
+        case .chunked: send(ByteBuffer(chunkOf: capacity, write))
+        case .length, .close:
+            var output = ByteBufferAllocator().buffer(capacity: capacity)
+            write(&output)
+            send(output)
+        }
     }
 
     func endStream(last: ByteBuffer) {

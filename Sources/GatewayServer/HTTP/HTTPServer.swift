@@ -151,6 +151,14 @@ package final class HTTPServer: Sendable {
     }
 }
 
+extension SocketAddress {
+    /// As gateway.conf has it: `127.0.0.1:8000`, `[::1]:8000`, `unix:/run/gateway.sock`.
+    package var plainText: String {
+        guard let host = ipAddress, let port else { return "unix:\(pathname ?? "")" }
+        return ListenAddress.tcp(host: host, port: port).description
+    }
+}
+
 extension ListenAddress: CustomStringConvertible {
     package var description: String {
         switch self {

@@ -113,6 +113,20 @@ extension ByteBuffer {
         }
     }
 
+    /// One chunk, its size put before what `write` wrote: a token is written once and not copied.
+    init(chunkOf capacity: Int, _ write: (inout ByteBuffer) -> Void) {
+        let room = 18  // 16 hexadecimal digits and a line end
+        self = ByteBufferAllocator().buffer(capacity: room + capacity + 2)
+        moveWriterIndex(to: room)
+        write(&self)
+        let size = String(writerIndex - room, radix: 16)
+        let start = room - size.utf8.count - 2
+        setString(size, at: start)
+        setString("\r\n", at: room - 2)
+        moveReaderIndex(to: start)
+        writeStaticString("\r\n")
+    }
+
     /// One chunk of a chunked body (RFC 9112 section 7.1).
     mutating func writeChunk(_ body: ByteBuffer) {
         guard body.readableBytes > 0 else { return }

@@ -32,15 +32,17 @@ struct Routes: Sendable {
         var action: Action
     }
 
-    private let gateway: Unowned
-    private let table: [Route]
+    /// By literal path; a path has one route for each of its methods.
+    private let literal: [String: [Route]]
+    /// Those that end in `*`.
+    private let prefixed: [Route]
 
-    /// The gateway owns its routes and outlives every call to them.
-    private struct Unowned: Sendable { unowned let gateway: Gateway }
+    static let all = Routes()
 
-    init(gateway: Gateway) {
-        self.gateway = Unowned(gateway: gateway)
-        table = Self.webLLM + ChatPage.routes
+    private init() {
+        let all = Self.webLLM + ChatPage.routes
+        literal = Dictionary(grouping: all.filter { !$0.isPrefix }, by: \.path)
+        prefixed = all.filter(\.isPrefix)
     }
 
     /// `/webllm/api`; the sources of their replies are in ``WebLLMReplies``.
@@ -68,8 +70,9 @@ struct Routes: Sendable {
     ]
 
     /// Finds the route of a complete request and has it answered.
-    func handle(_ request: RequestHead, body: ByteBuffer, connection: HTTPConnection, loop: LoopContext) {
-        let gateway = gateway.gateway
+    func handle(
+        _ request: RequestHead, body: ByteBuffer, gateway: Gateway, connection: HTTPConnection, loop: LoopContext
+    ) {
         let started = MonotonicTime.now
         func answer(_ reply: Reply, _ name: String) {
             var reply = reply
@@ -89,15 +92,15 @@ struct Routes: Sendable {
         guard let path = String(request.path).percentDecodedPath else {
             return answer(.error(400, "The path holds an invalid percent-encoding"), "none")
         }
-        let matches = table.compactMap { route in route.rest(of: path).map { (route, $0) } }
+        let (matches, rest) = find(path)
         guard !matches.isEmpty else { return answer(.error(404, "Not found"), "none") }
         let wanted = request.method == .HEAD ? .GET : request.method
-        guard let (route, rest) = matches.first(where: { $0.0.method == wanted }) else {
-            let allow = Self.allow(matches.map(\.0.method))
+        guard let route = matches.first(where: { $0.method == wanted }) else {
+            let allow = Self.allow(matches.map(\.method))
             var reply = Reply(ReplyHead(204), body: ByteBuffer())
             if request.method != .OPTIONS { reply = .error(405, "Method not allowed; accepted: \(allow)") }
             reply.head.fields = [("Allow", allow)]
-            return answer(reply, matches[0].0.name)
+            return answer(reply, matches[0].name)
         }
         if route.needsJSON {
             guard request.contentType == "application/json" else {
@@ -118,6 +121,17 @@ struct Routes: Sendable {
         }
     }
 
+    /// The routes of a path, one for each method, and what follows the prefix.
+    private func find(_ path: String) -> (routes: [Route], rest: String) {
+        if let routes = literal[path] { return (routes, "") }
+        for route in prefixed {
+            let prefix = route.path.dropLast()
+            guard path.utf8.count > prefix.utf8.count, path.utf8.starts(with: prefix.utf8) else { continue }
+            return ([route], String(path.dropFirst(prefix.count)))
+        }
+        return ([], "")
+    }
+
     private static func allow(_ methods: [HTTPMethod]) -> String {
         var names: [String] = []
         for method in methods where !names.contains(method.rawValue) {
@@ -129,15 +143,7 @@ struct Routes: Sendable {
 }
 
 extension Routes.Route {
-    /// What follows the prefix of a route that ends in `*`, empty for a literal one; nil where it does not match.
-    fileprivate func rest(of path: String) -> String? {
-        guard self.path.utf8.last == UInt8(ascii: "*") else {
-            return self.path.utf8.elementsEqual(path.utf8) ? "" : nil
-        }
-        let prefix = self.path.dropLast()
-        guard path.utf8.count > prefix.utf8.count, path.utf8.starts(with: prefix.utf8) else { return nil }
-        return String(path.dropFirst(prefix.count))
-    }
+    fileprivate var isPrefix: Bool { path.utf8.last == UInt8(ascii: "*") }
 }
 
 extension StringProtocol {

@@ -110,7 +110,7 @@ final class HealthProber {
             NIOLoopBound(Completion(maxBody: Self.maxBody, done), eventLoop: loop.eventLoop))
         transfer = gateway.engine.start(
             TransferRequest(
-                method: .get, target: endpoint.target, path: path, headers: endpoint.getHeaders,
+                method: .get, target: endpoint.configuration.url.target(path), headers: endpoint.getHeaders,
                 timers: TransferTimers(total: endpoint.configuration.health.timeout)),
             receiver: receiver, on: loop.delivery)
     }

@@ -24,7 +24,7 @@ struct AccessRecord: Sendable {
         line.field("duration_ms", duration)
         guard let upstream = trace.upstream else { return }
         line.field("upstream", upstream)
-        line.field("attempts", trace.attempts.map { "\($0.upstream):\($0.label)" }.joined(separator: ","))
+        line.field("attempts", trace.attemptsText)
         if trace.queueTime > .zero { line.field("queue_ms", trace.queueTime) }
         line.field("connect_ms", trace.connectTime)
         if let time = trace.firstTokenTime { line.field("first_token_ms", time) }

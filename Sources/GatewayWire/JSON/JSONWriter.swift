@@ -31,11 +31,22 @@ package struct JSONWriter {
 
     /// A key; its value must follow.
     package mutating func key(_ name: StaticString) {
-        separate()
-        buffer.writeInteger(UInt8(ascii: "\""))
-        buffer.writeStaticString(name)
-        buffer.writeStaticString("\":")
-        needsComma = false
+        let needsComma = needsComma
+        // One write for the whole of `,"name":`; a reply has dozens of keys.
+        buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: name.utf8CodeUnitCount + 4) { bytes in
+            var at = 0
+            func put(_ byte: UInt8) {
+                bytes[at] = byte
+                at += 1
+            }
+            if needsComma { put(UInt8(ascii: ",")) }
+            put(UInt8(ascii: "\""))
+            for byte in UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount) { put(byte) }
+            put(UInt8(ascii: "\""))
+            put(UInt8(ascii: ":"))
+            return at
+        }
+        self.needsComma = false
     }
 
     package mutating func key(_ name: String) {
@@ -148,37 +159,48 @@ extension ByteBuffer {
     /// A JSON string with its quotes (RFC 8259 section 7). The only place that escapes.
     package mutating func writeJSONString(_ text: String) {
         var text = text
-        writeInteger(UInt8(ascii: "\""))
-        text.withUTF8 { bytes in
-            var runStart = 0
-            for index in 0..<bytes.count {
-                let byte = bytes[index]
-                guard byte < 0x20 || byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "\\") else { continue }
-                if runStart < index {
-                    writeBytes(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[runStart..<index]))
+        text.withUTF8 { source in
+            var escapes = 0
+            for byte in source where byte.needsEscape { escapes += 1 }
+            writeWithUnsafeMutableBytes(minimumWritableBytes: source.count + 5 * escapes + 2) { bytes in
+                bytes[0] = UInt8(ascii: "\"")
+                var at = 1
+                if escapes == 0 {
+                    let run = UnsafeMutableRawBufferPointer(rebasing: bytes[1...])
+                    run.copyMemory(from: UnsafeRawBufferPointer(source))
+                    at += source.count
+                } else {
+                    for byte in source { byte.writeInJSONString(bytes, &at) }
                 }
-                runStart = index + 1
-                writeEscape(byte)
-            }
-            if runStart < bytes.count {
-                writeBytes(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(bytes)[runStart...]))
+                bytes[at] = UInt8(ascii: "\"")
+                return at + 1
             }
         }
-        writeInteger(UInt8(ascii: "\""))
     }
+}
 
-    private mutating func writeEscape(_ byte: UInt8) {
-        switch byte {
-        case UInt8(ascii: "\""): writeStaticString("\\\"")
-        case UInt8(ascii: "\\"): writeStaticString("\\\\")
-        case 0x0A: writeStaticString("\\n")
-        case 0x0D: writeStaticString("\\r")
-        case 0x09: writeStaticString("\\t")
+extension UInt8 {
+    fileprivate var needsEscape: Bool { self < 0x20 || self == UInt8(ascii: "\"") || self == UInt8(ascii: "\\") }
+
+    /// At most six bytes.
+    fileprivate func writeInJSONString(_ bytes: UnsafeMutableRawBufferPointer, _ at: inout Int) {
+        func put(_ byte: UInt8) {
+            bytes[at] = byte
+            at += 1
+        }
+        guard needsEscape else { return put(self) }
+        put(UInt8(ascii: "\\"))
+        switch self {
+        case UInt8(ascii: "\""), UInt8(ascii: "\\"): put(self)
+        case 0x0A: put(UInt8(ascii: "n"))
+        case 0x0D: put(UInt8(ascii: "r"))
+        case 0x09: put(UInt8(ascii: "t"))
         default:
-            let hex = Array("0123456789abcdef".utf8)
-            writeStaticString("\\u00")
-            writeInteger(hex[Int(byte >> 4)])
-            writeInteger(hex[Int(byte & 15)])
+            put(UInt8(ascii: "u"))
+            put(UInt8(ascii: "0"))
+            put(UInt8(ascii: "0"))
+            put(UInt8(ascii: "0") + self >> 4)
+            put(self & 15 < 10 ? UInt8(ascii: "0") + self & 15 : UInt8(ascii: "a") + self & 15 - 10)
         }
     }
 }
