@@ -58,7 +58,7 @@ let package = Package(
             resources: [.copy("Fixtures")], swiftSettings: strict),
         .testTarget(
             name: "GatewayServerTests",
-            dependencies: ["GatewayServer", "GatewayCore", "GatewayWire", "Support", nioCore, logging],
+            dependencies: ["GatewayServer", "CurlMulti", "GatewayCore", "GatewayWire", "Support", nioCore, logging],
             resources: [.copy("Fixtures")],
             swiftSettings: strict
         ),

@@ -7,20 +7,26 @@ import Synchronization
 
 /// What all requests share: the snapshot of the configuration, the upstreams and their state, the stores, the logs.
 package final class Gateway: Sendable {
-    let configuration: GatewayConfiguration
-    let endpoints: [UpstreamEndpoint]
-    let models: ModelMap
     let engine: CurlEngine
     let store: any RequestStore
     let logger: Logger
-    let webllmLimits: WebLLMLimits
+    let limits = LimitCounters()
     private let logSink: LogSink
+    private let current: Mutex<Snapshot>
     private let table: Mutex<UpstreamTable>
     private let waiting = Mutex<[WaiterID: Generation]>([:])
     private let modelSettings = Mutex<[[UInt8]: ModelSettings]>([:])
     private let nextWaiter = Atomic<UInt64>(0)
     private let draining = Atomic<Bool>(false)
     private let connections = Atomic<Int>(0)
+    private let connectionsByAddress = Mutex<[ClientID: Int]>([:])
+    private let loaderBox = Mutex<ModelLoader?>(nil)
+    /// What the server that runs this gateway can be asked to do; nil before it runs and after it stopped.
+    var operations: (any GatewayOperations)? {
+        operationsBox.withLock { $0 }
+    }
+    private let operationsBox = Mutex<(any GatewayOperations)?>(nil)
+    let started = MonotonicTime.now
 
     /// Stored settings are kept for at most so many models: clients name them.
     static let maxModelSettings = 1000
@@ -28,17 +34,13 @@ package final class Gateway: Sendable {
     package init(
         _ configuration: GatewayConfiguration, logger: Logger, logSink: LogSink
     ) throws(GatewayError) {
-        self.configuration = configuration
         self.logger = logger
         self.logSink = logSink
-        var endpoints: [UpstreamEndpoint] = []
-        for upstream in configuration.upstreams { endpoints.append(try UpstreamEndpoint(upstream)) }
-        self.endpoints = endpoints
-        models = ModelMap(models: configuration.models, upstreams: configuration.upstreams)
-        table = Mutex(UpstreamTable(upstreams: configuration.upstreams, routing: configuration.routing))
+        let table = UpstreamTable(
+            upstreams: configuration.upstreams, routing: configuration.routing, models: configuration.models)
+        current = Mutex(try Snapshot(configuration, ids: table.statuses(now: .now).map(\.id)))
+        self.table = Mutex(table)
         store = MemoryStore(capacity: configuration.history.maxEntries)
-        webllmLimits = WebLLMLimits(
-            maxPromptCharacters: configuration.webllm.maxPromptCharacters, maxBatch: configuration.webllm.maxBatch)
         var engineConfiguration = CurlEngineConfiguration()
         engineConfiguration.loops = configuration.server.curlLoops
         do {
@@ -48,6 +50,28 @@ package final class Gateway: Sendable {
         }
     }
 
+    func setOperations(_ operations: (any GatewayOperations)?) { operationsBox.withLock { $0 = operations } }
+
+    // MARK: Configuration
+
+    var snapshot: Snapshot { current.withLock { $0 } }
+
+    package var configuration: GatewayConfiguration { snapshot.configuration }
+
+    /// Takes a validated configuration over; running requests keep theirs.
+    func apply(_ configuration: GatewayConfiguration) throws(GatewayError) -> Snapshot {
+        for upstream in configuration.upstreams { _ = try UpstreamEndpoint(upstream) }
+        let (ids, grants) = table.withLock {
+            $0.configure(
+                upstreams: configuration.upstreams, routing: configuration.routing, models: configuration.models,
+                now: .now)
+        }
+        let snapshot = try Snapshot(configuration, ids: ids)
+        current.withLock { $0 = snapshot }
+        grant(grants)
+        return snapshot
+    }
+
     // MARK: Choice and admission: compute under the lock, act after it
 
     func makeWaiterID() -> WaiterID {
@@ -55,11 +79,20 @@ package final class Gateway: Sendable {
     }
 
     func select(_ request: SelectionRequest, for generation: Generation) -> Selection {
-        table.withLock { table in
+        let selection = table.withLock { table in
             let selection = table.select(request, now: .now)
             if case .wait = selection { waiting.withLock { $0[request.waiter] = generation } }
             return selection
         }
+        switch selection {
+        case .wait(_, _, let displaced?):
+            limits.note(.queue)
+            waiting.withLock { $0.removeValue(forKey: displaced) }?.displace()
+        case .refuse: limits.note(.queue)
+        case .exhausted(.retryBudget): limits.note(.retryBudget)
+        case .attempt, .wait, .exhausted: break
+        }
+        return selection
     }
 
     func leaveQueue(_ waiter: WaiterID) {
@@ -67,8 +100,13 @@ package final class Gateway: Sendable {
         waiting.withLock { $0[waiter] = nil }
     }
 
-    func settle(_ upstream: UpstreamID, rest: Duration?, heldFor: Duration) {
-        grant(table.withLock { $0.settle(upstream, rest: rest, heldFor: heldFor, now: .now) })
+    func settle(_ upstream: UpstreamID, client: ClientID, _ report: AttemptReport) {
+        let jitter = report.verdict == .failure ? Double.random(in: -1...1) : 0
+        let (grants, transition) = table.withLock {
+            $0.settle(upstream, client: client, report, jitter: jitter, now: .now)
+        }
+        grant(grants)
+        if let transition { tell(transition, upstream, reason: report.label) }
     }
 
     private func grant(_ grants: [Grant]) {
@@ -78,28 +116,90 @@ package final class Gateway: Sendable {
         }
     }
 
+    /// Rests and breakers end with time alone: those who wait are looked at again.
+    func wakeQueue() {
+        guard waiting.withLock({ !$0.isEmpty }) else { return }
+        grant(table.withLock { $0.wake(now: .now) })
+    }
+
     /// Items of one batch that run at once.
-    var batchWidth: Int { table.withLock { $0.totalSlots } }
+    var batchWidth: Int { table.withLock { $0.totalSlots(now: .now) } }
 
-    // MARK: Health
+    func retryAfter(_ upstream: UpstreamID) -> Int { table.withLock { $0.retryAfter(upstream) } }
 
-    func probeFinished(_ id: UpstreamID, success: Bool, reason: String) {
-        let (change, grants) = table.withLock { $0.probeFinished(id, success: success, now: .now) }
-        grant(grants)
-        guard let change else { return }
-        let metadata: Logger.Metadata = ["upstream": .string(endpoints[id.index].configuration.name)]
-        switch change {
-        case .up: logger.notice("upstream is up", metadata: metadata)
-        case .down:
-            logger.warning(
-                "upstream is down", metadata: metadata.merging(["reason": .string(reason)]) { _, new in new })
-        case .unknown: break
+    /// A dry run for one model.
+    func plan(_ modelID: String) -> [Candidate] {
+        let request = SelectionRequest(waiter: WaiterID(rawValue: 0), modelID: modelID)
+        return table.withLock { $0.plan(request, now: .now) }
+    }
+
+    var retriesLeft: Int { table.withLock { $0.retriesLeft(now: .now) } }
+
+    // MARK: Models
+
+    func model(for modelID: String, on id: UpstreamID) -> String? {
+        table.withLock { $0.model(for: modelID, on: id) }
+    }
+
+    func isCold(_ id: UpstreamID, model: String?) -> Bool { table.withLock { $0.isCold(id, model: model) } }
+
+    func isLoadedElsewhere(_ request: SelectionRequest, than id: UpstreamID) -> Bool {
+        table.withLock { $0.isLoadedElsewhere(request, than: id, now: .now) }
+    }
+
+    func setInstalled(_ id: UpstreamID, _ models: [String]) { table.withLock { $0.setInstalled(id, models) } }
+
+    func setLoaded(_ id: UpstreamID, _ models: LoadedModels) { table.withLock { $0.setLoaded(id, models) } }
+
+    func noteLoaded(_ id: UpstreamID, _ model: String) { table.withLock { $0.noteLoaded(id, model) } }
+
+    var loader: ModelLoader {
+        loaderBox.withLock { box in
+            if let loader = box { return loader }
+            let loader = ModelLoader(gateway: self)
+            box = loader
+            return loader
         }
     }
 
-    func setModels(_ id: UpstreamID, _ models: [String]) { table.withLock { $0.setModels(id, models) } }
+    // MARK: Health
 
-    func upstreamStatuses() -> [UpstreamStatus] { table.withLock { $0.statuses(now: .now) } }
+    func probeFinished(_ id: UpstreamID, success: Bool, reason: String) -> UpstreamTransition? {
+        let (transition, grants) = table.withLock { $0.probeFinished(id, success: success, now: .now) }
+        grant(grants)
+        if let transition { tell(transition, id, reason: reason) }
+        return transition
+    }
+
+    private func tell(_ transition: UpstreamTransition, _ id: UpstreamID, reason: String?) {
+        var metadata: Logger.Metadata = ["upstream": .string(name(of: id))]
+        switch transition {
+        case .probedUp: logger.notice("upstream is up", metadata: metadata)
+        case .probedDown:
+            metadata["reason"] = .string(reason ?? "")
+            logger.warning("upstream is down", metadata: metadata)
+        case .breakerOpened(let until):
+            metadata["reason"] = .string(reason ?? "")
+            metadata["seconds"] = .stringConvertible(Int((until - .now).milliseconds / 1000))
+            logger.warning("breaker opened", metadata: metadata)
+        case .breakerClosed: logger.notice("breaker closed", metadata: metadata)
+        }
+    }
+
+    private func name(of id: UpstreamID) -> String { snapshot.endpoints[id]?.configuration.name ?? "" }
+
+    package func upstreamStatuses() -> [UpstreamStatus] { table.withLock { $0.statuses(now: .now) } }
+
+    /// - Returns: nil where no upstream has the name.
+    func setMode(_ name: String, _ mode: OperatorMode) -> UpstreamID? {
+        guard let (id, grants) = table.withLock({ $0.setMode(name, mode, now: .now) }) else { return nil }
+        grant(grants)
+        logger.notice(
+            "operator changed an upstream", metadata: ["upstream": .string(name), "mode": "\(mode.rawValue)"])
+        return id
+    }
+
+    func mode(_ id: UpstreamID) -> OperatorMode { table.withLock { $0.mode(id) } }
 
     // MARK: Model settings of `config/models`
 
@@ -123,41 +223,58 @@ package final class Gateway: Sendable {
 
     func startDraining() { draining.store(true, ordering: .relaxed) }
 
-    /// - Returns: whether the connection may be served: no more than `max_connections` at once.
-    func connectionOpened() -> Bool {
-        if connections.add(1, ordering: .relaxed).newValue <= configuration.server.maxConnections { return true }
-        connectionClosed()
-        return false
+    /// Whether a load balancer should send requests here.
+    var isReady: Bool { !isDraining && upstreamStatuses().contains(where: \.isAvailable) }
+
+    /// - Returns: whether the connection may be served: no more than `max_connections` at once, and of one address no
+    ///   more than `max_connections_per_address`.
+    func connectionOpened(_ client: ClientID, _ server: ServerConfiguration) -> Bool {
+        guard connections.add(1, ordering: .relaxed).newValue <= server.maxConnections else {
+            connections.subtract(1, ordering: .relaxed)
+            limits.note(.connections)
+            return false
+        }
+        let ofAddress = connectionsByAddress.withLock { counts in
+            counts[client, default: 0] += 1
+            return counts[client, default: 0]
+        }
+        guard ofAddress <= server.maxConnectionsPerAddress else {
+            connectionClosed(client)
+            limits.note(.connectionsPerAddress)
+            return false
+        }
+        return true
     }
 
-    func connectionClosed() { connections.subtract(1, ordering: .relaxed) }
+    func connectionClosed(_ client: ClientID) {
+        connections.subtract(1, ordering: .relaxed)
+        connectionsByAddress.withLock { counts in
+            if let count = counts[client] { counts[client] = count > 1 ? count - 1 : nil }
+        }
+    }
 
     package var openConnections: Int { connections.load(ordering: .relaxed) }
 
     // MARK: Logs
 
-    func logAccess(_ record: AccessRecord, loop: LoopContext) {
-        guard configuration.log.access else { return }
+    var droppedLogLines: Int { logSink.droppedLines }
+
+    func logAccess(_ record: AccessRecord, _ configuration: LogConfiguration) {
+        guard configuration.access else { return }
         logSink.write { lines in
-            var line = LogLine(configuration.log.format, into: &lines)
+            var line = LogLine(configuration.format, into: &lines)
             record.write(&line)
             line.end(&lines)
         }
     }
 
-    func logRefused(_ refusal: RequestRefusal, loop: LoopContext) {
-        logAccess(
-            AccessRecord(
-                requestID: "", route: "none", method: "", status: refusal.status, outcome: .refused, duration: .zero),
-            loop: loop)
-    }
-
     func logFailure(
-        _ failure: AttemptFailure, upstream: UpstreamConfiguration, elapsed: Duration, _ decision: FallbackDecision
+        _ failure: AttemptFailure, upstream: UpstreamConfiguration, requestID: String, elapsed: Duration,
+        _ decision: FallbackDecision
     ) {
         var metadata: Logger.Metadata = [
             "upstream": .string(upstream.name), "failure": .string(failure.label),
-            "elapsed_ms": .stringConvertible(Int(elapsed.milliseconds)),
+            "elapsed_ms": .stringConvertible(Int(elapsed.milliseconds)), "request_id": .string(requestID),
         ]
         let timer: Duration? =
             switch failure {
@@ -169,4 +286,13 @@ package final class Gateway: Sendable {
         if let timer { metadata["timer"] = .string("\(timer)") }
         logger.log(level: decision.isConfigurationFault ? .warning : .info, "attempt failed", metadata: metadata)
     }
+}
+
+/// What the running server does for operators.
+protocol GatewayOperations: Sendable {
+    /// Reads the configuration again and takes it over, or keeps the old one.
+    /// - Returns: settings that take effect only at a restart.
+    func reload() throws -> [String]
+    /// Ends what runs at an upstream.
+    func interrupt(_ upstream: UpstreamID)
 }

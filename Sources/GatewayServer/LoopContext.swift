@@ -21,7 +21,10 @@ final class LoopContext {
     /// request.
     static let tickInterval: TimeAmount = .milliseconds(50)
 
-    init(eventLoop: any EventLoop) {
+    private let gateway: Gateway
+
+    init(eventLoop: any EventLoop, gateway: Gateway) {
+        self.gateway = gateway
         self.eventLoop = eventLoop
         executor = EventLoopExecutor(eventLoop)
         delivery = LoopDelivery(eventLoop: eventLoop)
@@ -43,6 +46,8 @@ final class LoopContext {
 
     func remove(_ generation: Generation) { generations[ObjectIdentifier(generation)] = nil }
 
+    var runningGenerations: [Generation] { Array(generations.values) }
+
     var openConnections: [HTTPConnection] { Array(connections.values) }
 
     private func startTicking() {
@@ -57,6 +62,7 @@ final class LoopContext {
         let now = MonotonicTime.now
         for connection in connections.values { connection.tick(now) }
         for generation in generations.values { generation.assumeIsolated { $0.tick(now) } }
+        if !generations.isEmpty { gateway.wakeQueue() }
         guard connections.isEmpty && generations.isEmpty else { return }
         ticker?.cancel()
         ticker = nil

@@ -50,6 +50,27 @@ package enum UpstreamRequestWriter {
         return writer.buffer
     }
 
+    /// Asks an Ollama to load a model and nothing else: it answers once the model is there.
+    package static func load(model: String, keepAlive: String?) -> ByteBuffer {
+        var writer = JSONWriter()
+        writer.beginObject()
+        writer.field("model", model)
+        writer.key("messages")
+        writer.beginArray()
+        writer.endArray()
+        writer.field("stream", false)
+        if let keepAlive {
+            // Ollama takes a number of seconds as a number, and a duration as a string.
+            if let seconds = Int(keepAlive) {
+                writer.field("keep_alive", seconds)
+            } else {
+                writer.field("keep_alive", keepAlive)
+            }
+        }
+        writer.endObject()
+        return writer.buffer
+    }
+
     private static func writeMessages(_ chat: ChatRequest, _ writer: inout JSONWriter) {
         writer.key("messages")
         writer.beginArray()

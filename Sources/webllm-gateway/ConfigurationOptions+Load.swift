@@ -3,11 +3,13 @@ import GatewayServer
 import Glibc
 
 extension ConfigurationOptions {
+    /// The file to read: the one that was asked for, or ./gateway.conf where there is one.
+    var file: String? { config ?? (access("gateway.conf", F_OK) == 0 ? "gateway.conf" : nil) }
+
     /// Loads the configuration, or tells every fault on standard error and exits with 78.
     func load() throws -> LoadedConfiguration {
-        let path = config ?? (access("gateway.conf", F_OK) == 0 ? "gateway.conf" : nil)
         do {
-            let loaded = try ConfigurationLoader.load(file: path, environment: Self.environment, listen: listen)
+            let loaded = try ConfigurationLoader.load(file: file, environment: Self.environment, listen: listen)
             for warning in loaded.warnings { printError("warning: \(warning)") }
             return loaded
         } catch {
@@ -16,7 +18,7 @@ extension ConfigurationOptions {
         }
     }
 
-    private static var environment: [String: String] {
+    static var environment: [String: String] {
         var variables: [String: String] = [:]
         var next = environ
         while let entry = next.pointee {

@@ -10,7 +10,10 @@ struct GatewayCommand: AsyncParsableCommand {
             Exit codes: 0 ended as asked, 1 could not start or was ended by a second signal, 64 wrong usage, \
             78 wrong configuration.
             """,
-        subcommands: [ServeCommand.self, CheckCommand.self])
+        subcommands: [
+            ServeCommand.self, CheckCommand.self, StatusCommand.self, ExplainCommand.self, DrainCommand.self,
+            EnableCommand.self, DisableCommand.self, ReloadCommand.self,
+        ])
 }
 
 /// What `serve` and `check` share.

@@ -24,6 +24,12 @@ struct UpstreamTableTests {
 
     private func at(_ seconds: Int64) -> MonotonicTime { MonotonicTime(nanoseconds: seconds * 1_000_000_000) }
 
+    private func settle(
+        _ table: inout UpstreamTable, _ index: Int, _ report: AttemptReport, now: MonotonicTime
+    ) -> [Grant] {
+        table.settle(UpstreamID(index: index), client: ClientID(rawValue: 0), report, now: now).grants
+    }
+
     private func upstream(_ selection: Selection) -> Int? {
         if case .attempt(let choice) = selection { choice.upstream.index } else { nil }
     }
@@ -41,15 +47,18 @@ struct UpstreamTableTests {
     @Test func aDownUpstreamIsSkippedUntilItRises() {
         var table = table([4, 4])
         let first = UpstreamID(index: 0)
-        #expect(table.probeFinished(first, success: true, now: at(0)).changedTo == .up)
+        #expect(table.probeFinished(first, success: true, now: at(0)).transition == .probedUp)
         for round in 0..<3 {
             #expect(upstream(table.select(request(1), now: at(0))) == 0)
-            #expect(table.probeFinished(first, success: false, now: at(0)).changedTo == (round == 2 ? .down : nil))
+            #expect(
+                table.probeFinished(first, success: false, now: at(0)).transition == (round == 2 ? .probedDown : nil))
         }
         #expect(upstream(table.select(request(2), now: at(0))) == 1)
-        #expect(table.probeFinished(first, success: true, now: at(0)).changedTo == nil)
-        #expect(table.probeFinished(first, success: true, now: at(0)).changedTo == .up)
-        #expect(upstream(table.select(request(3), now: at(0))) == 0)
+        #expect(table.probeFinished(first, success: true, now: at(0)).transition == nil)
+        #expect(table.probeFinished(first, success: true, now: at(0)).transition == .probedUp)
+        // Slow start: its share is there again after ten seconds.
+        #expect(upstream(table.select(request(3), now: at(0))) == 1)
+        #expect(upstream(table.select(request(4), now: at(10))) == 0)
     }
 
     @Test func whenAllAreDownTheyAreTriedAllTheSameInOrder() {
@@ -59,13 +68,13 @@ struct UpstreamTableTests {
         #expect(choice.upstream.index == 0)
         #expect(choice.reason == .failOpen)
         #expect(upstream(table.select(request(1, tried: [0]), now: at(0))) == 1)
-        #expect(table.select(request(1, tried: [0, 1]), now: at(0)) == .exhausted)
+        #expect(table.select(request(1, tried: [0, 1]), now: at(0)) == .exhausted(.allTried))
     }
 
     @Test func anUpstreamThatSaid429RestsForItsTime() {
         var table = table([4, 4])
         _ = table.select(request(1), now: at(0))
-        _ = table.settle(UpstreamID(index: 0), rest: .seconds(5), heldFor: .seconds(1), now: at(0))
+        _ = settle(&table, 0, AttemptReport(.neutral, rest: .seconds(5)), now: at(0))
         #expect(upstream(table.select(request(2), now: at(4))) == 1)
         #expect(upstream(table.select(request(3), now: at(5))) == 0)
     }
@@ -73,18 +82,18 @@ struct UpstreamTableTests {
     @Test func attemptsAreBounded() {
         var table = table([4, 4, 4, 4], maxAttempts: 2)
         #expect(upstream(table.select(request(1, tried: [0]), now: at(0))) == 1)
-        #expect(table.select(request(1, tried: [0, 1]), now: at(0)) == .exhausted)
+        #expect(table.select(request(1, tried: [0, 1]), now: at(0)) == .exhausted(.allTried))
     }
 
     @Test func whoWaitsIsServedInOrder() {
         var table = table([1])
         #expect(upstream(table.select(request(1), now: at(0))) == 0)
-        #expect(table.select(request(2), now: at(0)) == .wait(position: 1, deadline: at(10)))
-        #expect(table.select(request(3), now: at(0)) == .wait(position: 2, deadline: at(10)))
+        #expect(table.select(request(2), now: at(0)) == .wait(position: 1, deadline: at(10), displaced: nil))
+        #expect(table.select(request(3), now: at(0)) == .wait(position: 2, deadline: at(10), displaced: nil))
         table.cancelWait(WaiterID(rawValue: 2))
-        let grants = table.settle(UpstreamID(index: 0), rest: nil, heldFor: .seconds(1), now: at(1))
+        let grants = settle(&table, 0, AttemptReport(.success), now: at(1))
         #expect(grants.map(\.waiter.rawValue) == [3])
-        #expect(table.settle(UpstreamID(index: 0), rest: nil, heldFor: .seconds(1), now: at(2)).isEmpty)
+        #expect(settle(&table, 0, AttemptReport(.success), now: at(2)).isEmpty)
         #expect(table.statuses(now: at(2))[0].inFlight == 0)
     }
 
@@ -94,7 +103,9 @@ struct UpstreamTableTests {
         _ = table.select(request(2), now: at(0))
         guard case .refuse(let retryAfter) = table.select(request(3), now: at(0)) else { return #expect(Bool(false)) }
         #expect((1...300).contains(retryAfter))
-        #expect(table.select(request(4, isBatchItem: true), now: at(0)) == .wait(position: 2, deadline: nil))
+        #expect(
+            table.select(request(4, isBatchItem: true), now: at(0)) == .wait(position: 2, deadline: nil, displaced: nil)
+        )
     }
 
     /// 100 000 random steps: slots are never exceeded, nobody is lost or served twice, and waiting ends in order.
@@ -131,8 +142,10 @@ struct UpstreamTableTests {
                 guard let (id, held) = holding.randomElement(using: &random) else { break }
                 holding[id] = nil
                 let rest: Duration? = Int.random(in: 0..<20, using: &random) == 0 ? .milliseconds(100) : nil
-                accept(
-                    table.settle(UpstreamID(index: held.upstream), rest: rest, heldFor: .milliseconds(10), now: now))
+                let report = AttemptReport(
+                    [.success, .failure, .neutral].randomElement(using: &random)!, rest: rest,
+                    heldFor: .milliseconds(10))
+                accept(settle(&table, held.upstream, report, now: now))
             case 8:
                 guard let id = waiting.randomElement(using: &random) else { break }
                 waiting.removeAll { $0 == id }

@@ -10,10 +10,21 @@ import Synchronization
 final class RunningGateway: Sendable {
     let server: HTTPServer
     let client: RawClient
+    let admin: RawClient
 
-    private init(server: HTTPServer) {
+    private let next: NextConfiguration
+
+    /// What the configuration file would hold at the next reload.
+    private final class NextConfiguration: Sendable {
+        let value: Mutex<GatewayConfiguration>
+        init(_ value: GatewayConfiguration) { self.value = Mutex(value) }
+    }
+
+    private init(server: HTTPServer, next: NextConfiguration) {
         self.server = server
+        self.next = next
         client = RawClient(port: server.addresses[0].port ?? 0)
+        admin = RawClient(port: server.adminAddresses.first?.port ?? 0)
     }
 
     /// - Parameter upstreams: name, kind and port; the order is the order of preference.
@@ -24,6 +35,8 @@ final class RunningGateway: Sendable {
     ) async throws -> R {
         var configuration = GatewayConfiguration()
         configuration.server.listen = [.tcp(host: "127.0.0.1", port: 0)]
+        configuration.admin.listen = [.tcp(host: "127.0.0.1", port: 0)]
+        configuration.admin.allowedHosts = ["test"]
         configuration.server.threads = 2
         configuration.log.access = false
         configuration.upstreams = upstreams.map { name, kind, port in
@@ -37,7 +50,9 @@ final class RunningGateway: Sendable {
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
         return try await limiter.run {
             let gateway = try Gateway(configuration, logger: logger, logSink: sink)
-            let running = RunningGateway(server: try await HTTPServer.start(gateway))
+            let next = NextConfiguration(configuration)
+            let server = try await HTTPServer.start(gateway, source: { next.value.withLock { $0 } })
+            let running = RunningGateway(server: server, next: next)
             do {
                 let result = try await body(running)
                 await running.server.stop()
@@ -51,6 +66,12 @@ final class RunningGateway: Sendable {
 
     private static let limiter = Limiter(3)
     private static let sink = LogSink(descriptor: -1)
+
+    /// Changes the configuration and reloads it.
+    func reload(_ change: (inout GatewayConfiguration) -> Void) throws {
+        next.value.withLock { change(&$0) }
+        try server.reload()
+    }
 
     func infer(_ prompt: String) async throws -> RawReply {
         try await client.postJSON("/webllm/api/infer", #"{"prompt":"\#(prompt)"}"#)

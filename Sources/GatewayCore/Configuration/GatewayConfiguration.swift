@@ -3,6 +3,7 @@
 /// The defaults here are the defaults of the product; gateway.conf documents each of them.
 package struct GatewayConfiguration: Sendable, Equatable {
     package var server = ServerConfiguration()
+    package var admin = AdminConfiguration()
     package var webllm = WebLLMConfiguration()
     package var upstreams: [UpstreamConfiguration] = []
     package var routing = RoutingConfiguration()
@@ -34,6 +35,8 @@ package struct ServerConfiguration: Sendable, Equatable {
     package var maxHead = 16 << 10
     /// Most client connections at once; further ones are closed at once.
     package var maxConnections = 8192
+    /// Most connections of one address at once.
+    package var maxConnectionsPerAddress = 4096
     /// Requests served on one connection before it is closed.
     package var maxRequestsPerConnection = 1000
     /// From accept, or the first byte after a response, to the end of the head.
@@ -48,8 +51,20 @@ package struct ServerConfiguration: Sendable, Equatable {
     package var clientStallTimeout: Duration = .seconds(30)
     /// From accept to settle: queue and all attempts included.
     package var totalTimeout: Duration = .seconds(600)
+    /// Sent on a stream that has been silent for this long; nil sends nothing.
+    package var heartbeat: Duration?
     /// From SIGTERM to the end of the last stream.
     package var drainTimeout: Duration = .seconds(30)
+
+    package init() {}
+}
+
+/// The `[admin]` table: the listener for operators.
+package struct AdminConfiguration: Sendable, Equatable {
+    /// Empty: no such listener.
+    package var listen: [ListenAddress] = [.tcp(host: "127.0.0.1", port: 8001)]
+    /// Names beside the loopback's by which the listener may be addressed.
+    package var allowedHosts: [String] = []
 
     package init() {}
 }

@@ -48,7 +48,12 @@ package struct UpstreamConfiguration: Sendable, Equatable {
     package var queueTimeout: Duration = .seconds(10)
     /// `query` only: whether a request that was sent but not answered may be tried elsewhere.
     package var idempotent = true
+    /// Share under the policy `weighted`, 1...1000.
+    package var weight = 1
+    /// Ollama only: models that the gateway loads at start and after a recovery.
+    package var warm = WarmConfiguration()
     package var timeouts = UpstreamTimeouts()
+    package var breaker = BreakerConfiguration()
     package var health = HealthCheckConfiguration()
 
     package init(name: String, kind: UpstreamKind, url: UpstreamURL, model: String? = nil) {
@@ -66,6 +71,15 @@ package struct UpstreamTimeouts: Sendable, Equatable {
     package var firstToken: Duration = .seconds(120)
     /// Longest silence between two whole objects after the first token.
     package var idle: Duration = .seconds(60)
+    /// In place of `firstToken` while an Ollama loads the model.
+    package var firstTokenCold: Duration = .seconds(300)
+    package init() {}
+}
+
+package struct WarmConfiguration: Sendable, Equatable {
+    package var models: [String] = []
+    /// How long Ollama keeps a model that the gateway loads, in Ollama's own form ("30m", "-1"); nil leaves it to Ollama.
+    package var keepAlive: String?
     package init() {}
 }
 

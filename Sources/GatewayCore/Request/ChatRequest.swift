@@ -52,3 +52,15 @@ package enum JSONNumber: Sendable, Hashable, ExpressibleByIntegerLiteral, Expres
         }
     }
 }
+
+extension SamplingParameters {
+    /// What the Python endpoint sent where the client said nothing.
+    package static let productDefaults = SamplingParameters(temperature: 0.7, topP: 0.9, topK: nil, maxTokens: 512)
+
+    /// The values of `self`, and `other`'s where `self` has none.
+    package func filled(from other: SamplingParameters) -> SamplingParameters {
+        SamplingParameters(
+            temperature: temperature ?? other.temperature, topP: topP ?? other.topP, topK: topK ?? other.topK,
+            maxTokens: maxTokens ?? other.maxTokens)
+    }
+}

@@ -7,17 +7,20 @@ package struct FallbackDecision: Sendable, Equatable {
     package var countsAgainst = false
     /// How long the upstream is left alone.
     package var rest: Duration?
+    /// Whether the upstream may have worked for it: a second generation is then a cost that the retry budget bounds.
+    package var isCostly = false
     /// A fault of the configuration or of our own request, to be logged as a warning.
     package var isConfigurationFault = false
 
     package init(
         retrySame: Bool = false, next: Bool = false, countsAgainst: Bool = false, rest: Duration? = nil,
-        isConfigurationFault: Bool = false
+        isCostly: Bool = false, isConfigurationFault: Bool = false
     ) {
         self.retrySame = retrySame
         self.next = next
         self.countsAgainst = countsAgainst
         self.rest = rest
+        self.isCostly = isCostly
         self.isConfigurationFault = isConfigurationFault
     }
 }
@@ -30,7 +33,7 @@ package enum FallbackPolicy {
     package static func decide(
         _ failure: AttemptFailure, kind: UpstreamKind, idempotent: Bool, committed: Bool
     ) -> FallbackDecision {
-        if committed { return FallbackDecision(countsAgainst: true) }
+        if committed { return FallbackDecision(countsAgainst: failure != .disabled) }
         let maySendAgain = kind != .query || idempotent
         switch failure {
         case .staleConnection:
@@ -38,18 +41,18 @@ package enum FallbackPolicy {
         case .resolve, .connect, .connectTimer, .tls:
             return FallbackDecision(next: true, countsAgainst: true)
         case .noReply, .firstTokenTimer, .idleTimer, .protocolError, .reply:
-            return FallbackDecision(next: maySendAgain, countsAgainst: true)
+            return FallbackDecision(next: maySendAgain, countsAgainst: true, isCostly: true)
         case .busy:
             return FallbackDecision(next: true)
         case .tooManyRequests(let retryAfter):
             let seconds = min(300, max(0, retryAfter ?? 5))
             return FallbackDecision(next: true, rest: .seconds(seconds))
-        case .modelNotFound:
+        case .disabled, .modelNotFound:
             return FallbackDecision(next: true)
         case .status(let code):
             switch code {
             case 401, 403, 400, 404, 413, 422: return FallbackDecision(next: true, isConfigurationFault: true)
-            default: return FallbackDecision(next: maySendAgain || code < 500, countsAgainst: true)
+            default: return FallbackDecision(next: maySendAgain || code < 500, countsAgainst: true, isCostly: true)
             }
         }
     }

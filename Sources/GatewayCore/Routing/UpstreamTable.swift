@@ -1,131 +1,119 @@
 /// Everything that is known of the upstreams, and every decision on who is asked next.
 ///
 /// A value without clock or lock: the server keeps it in a mutex, computes under the lock and acts after it.
+/// The queue is in `UpstreamTable+Queue.swift`, the order of candidates in `UpstreamTable+Plan.swift`.
 package struct UpstreamTable: Sendable {
-    private struct Entry {
-        let configuration: UpstreamConfiguration
-        var probe = ProbeState()
-        var inFlight = 0
-        var restsUntil: MonotonicTime?
-        var models: [String] = []
-        /// Decayed time a request holds its slot, for Retry-After.
-        var serviceTime: Duration = .seconds(1)
+    /// By ``UpstreamID/index``; one that is no longer configured keeps its place.
+    var entries: [UpstreamEntry] = []
+    /// The configured ones, in order.
+    var order: [UpstreamID] = []
+    var routing = RoutingConfiguration()
+    var models = ModelMap(models: [], upstreams: [])
+    var budget = RetryBudget(RoutingConfiguration())
+    var queue = WaitingQueue()
+
+    package init(
+        upstreams: [UpstreamConfiguration], routing: RoutingConfiguration, models: [ModelConfiguration] = []
+    ) {
+        configure(upstreams: upstreams, routing: routing, models: models)
     }
 
-    private struct Waiter {
-        let request: SelectionRequest
-        /// The first upstream it could use: its place is counted there.
-        let first: Int
-    }
+    // MARK: Configuration
 
-    private var entries: [Entry]
-    private let routing: RoutingConfiguration
-    private var queue: [Waiter] = []
-
-    package init(upstreams: [UpstreamConfiguration], routing: RoutingConfiguration) {
-        entries = upstreams.map { Entry(configuration: $0) }
+    /// Takes a new configuration over. An upstream of the same name, kind and address keeps its state and its id; one
+    /// that is gone keeps its running requests and gets no new ones.
+    /// - Returns: the id of each upstream, in order, and who may go on because of it.
+    @discardableResult
+    package mutating func configure(
+        upstreams: [UpstreamConfiguration], routing: RoutingConfiguration, models: [ModelConfiguration],
+        now: MonotonicTime = MonotonicTime(nanoseconds: 0)
+    ) -> (ids: [UpstreamID], grants: [Grant]) {
+        if self.routing.retryRatio != routing.retryRatio || self.routing.retryMinimum != routing.retryMinimum {
+            budget = RetryBudget(routing)
+        }
         self.routing = routing
+        for index in entries.indices { entries[index].isRetired = true }
+        order = upstreams.map { upstream in
+            let known = entries.firstIndex { $0.configuration.name == upstream.name }
+            guard let index = known else {
+                let id = UpstreamID(index: entries.count)
+                entries.append(UpstreamEntry(id: id, configuration: upstream))
+                return id
+            }
+            let old = entries[index].configuration
+            if old.kind != upstream.kind || old.url != upstream.url {
+                let inFlight = entries[index].inFlight
+                entries[index] = UpstreamEntry(id: UpstreamID(index: index), configuration: upstream)
+                entries[index].inFlight = inFlight
+            }
+            entries[index].configuration = upstream
+            entries[index].isRetired = false
+            return UpstreamID(index: index)
+        }
+        self.models = ModelMap(models: models, upstreams: zip(order, upstreams).map { ($0, $1) })
+        return (order, grants(now: now))
     }
 
-    // MARK: Choice and admission
+    package func model(for modelID: String, on id: UpstreamID) -> String? { models.model(for: modelID, on: id) }
+
+    // MARK: Attempts
 
     /// Picks the upstream for a request's next attempt and takes its slot, or queues the request.
     package mutating func select(_ request: SelectionRequest, now: MonotonicTime) -> Selection {
-        guard request.tried.count < min(routing.maxAttempts, entries.count) else { return .exhausted }
+        guard request.tried.count < min(routing.maxAttempts, order.count) else { return .exhausted(.allTried) }
+        if request.tried.count == 0 { budget.noteRequest(now) }
+        if request.isCostlyRetry, budget.left(now) == 0 { return .exhausted(.retryBudget) }
+        let selection = place(request, now: now)
+        if case .exhausted = selection { return selection }
+        if request.isCostlyRetry { budget.noteRetry(now) }
+        return selection
+    }
+
+    private mutating func place(_ request: SelectionRequest, now: MonotonicTime) -> Selection {
         // Who waits already goes first, so a newcomer must not take a slot that one of them could use.
         if let choice = choose(request, now: now) {
-            take(choice.upstream)
+            take(choice.upstream, client: request.client, now: now)
             return .attempt(choice)
         }
-        guard let first = firstUsable(request, now: now) else { return .exhausted }
-        let configuration = entries[first].configuration
-        let ahead = queue.count { $0.first == first && !$0.request.isBatchItem }
-        guard request.isBatchItem || ahead < configuration.maxQueue else {
-            return .refuse(retryAfter: retryAfter(first, ahead: ahead))
+        guard let first = firstUsable(request, now: now) else {
+            let anyEnabled = order.contains { entries[$0.index].mode == .enabled }
+            return .exhausted(anyEnabled && request.pinned == nil ? .allTried : .noneEnabled)
         }
-        queue.append(Waiter(request: request, first: first))
-        return .wait(
-            position: queue.count, deadline: request.isBatchItem ? nil : now + configuration.queueTimeout)
+        return enqueue(request, at: first, now: now)
     }
 
-    /// A waiting request leaves the queue: its client left, or its time is over.
-    package mutating func cancelWait(_ id: WaiterID) {
-        queue.removeAll { $0.request.waiter == id }
+    mutating func take(_ id: UpstreamID, client: ClientID, now: MonotonicTime) {
+        entries[id.index].inFlight += 1
+        entries[id.index].breaker.take(now)
+        queue.running[client, default: 0] += 1
+        if routing.policy == .weighted { spendCredit(on: id, now: now) }
     }
 
-    /// An attempt ended: its slot is free, and those that wait are served in order.
+    /// An attempt ended: its slot is free, the upstream's record has one more line, and those that wait are served.
+    /// - Parameter jitter: -1...1, for the time that a breaker stays open.
     package mutating func settle(
-        _ id: UpstreamID, rest: Duration?, heldFor: Duration, now: MonotonicTime
-    ) -> [Grant] {
+        _ id: UpstreamID, client: ClientID, _ report: AttemptReport, jitter: Double = 0, now: MonotonicTime
+    ) -> (grants: [Grant], transition: UpstreamTransition?) {
         entries[id.index].inFlight -= 1
-        entries[id.index].serviceTime = entries[id.index].serviceTime * 0.9 + heldFor * 0.1
-        if let rest { entries[id.index].restsUntil = now + rest }
-        return grants(now: now)
-    }
-
-    private mutating func grants(now: MonotonicTime) -> [Grant] {
-        guard !queue.isEmpty else { return [] }
-        var grants: [Grant] = []
-        var index = 0
-        while index < queue.count {
-            if var choice = choose(queue[index].request, now: now) {
-                choice.reason = .queued
-                take(choice.upstream)
-                grants.append(Grant(waiter: queue[index].request.waiter, choice: choice))
-                queue.remove(at: index)
-            } else {
-                index += 1
+        queue.ended(client)
+        entries[id.index].note(report)
+        if let rest = report.rest { entries[id.index].restsUntil = now + rest }
+        let configuration = entries[id.index].configuration.breaker
+        var transition: UpstreamTransition?
+        switch report.verdict {
+        case .neutral: entries[id.index].breaker.release()
+        case .success:
+            if entries[id.index].breaker.succeed(now, configuration) {
+                entries[id.index].recoveredAt = now
+                transition = .breakerClosed
+            }
+        case .failure:
+            let mayOpen = order.contains { $0 != id && entries[$0.index].obstacle(now) == nil }
+            if entries[id.index].breaker.fail(now, configuration, mayOpen: mayOpen, jitter: jitter) {
+                transition = .breakerOpened(until: entries[id.index].breaker.openUntil)
             }
         }
-        return grants
-    }
-
-    private mutating func take(_ id: UpstreamID) { entries[id.index].inFlight += 1 }
-
-    /// The first available upstream; where none is, the first that is merely thought to be down (fail open).
-    private func choose(_ request: SelectionRequest, now: MonotonicTime) -> Choice? {
-        var skipped: [Skip] = []
-        var isAnyAvailable = false
-        for index in entries.indices {
-            let id = UpstreamID(index: index)
-            switch skipReason(index, request, now: now) {
-            case nil: return Choice(upstream: id, reason: .priority, skipped: skipped)
-            case .full:
-                isAnyAvailable = true
-                skipped.append(Skip(upstream: id, reason: .full))
-            case let reason?:
-                skipped.append(Skip(upstream: id, reason: reason))
-            }
-        }
-        guard !isAnyAvailable else { return nil }
-        for index in entries.indices where !request.tried.contains(UpstreamID(index: index)) && hasSlot(index) {
-            return Choice(upstream: UpstreamID(index: index), reason: .failOpen, skipped: skipped)
-        }
-        return nil
-    }
-
-    private func skipReason(_ index: Int, _ request: SelectionRequest, now: MonotonicTime) -> SkipReason? {
-        let entry = entries[index]
-        if request.tried.contains(UpstreamID(index: index)) { return .tried }
-        if entry.probe.verdict == .down { return .probedDown }
-        if let until = entry.restsUntil, now < until { return .resting }
-        return hasSlot(index) ? nil : .full
-    }
-
-    private func hasSlot(_ index: Int) -> Bool {
-        entries[index].inFlight < entries[index].configuration.maxInFlight
-    }
-
-    private func firstUsable(_ request: SelectionRequest, now: MonotonicTime) -> Int? {
-        entries.indices.first { skipReason($0, request, now: now) == .full }
-            ?? entries.indices.first { !request.tried.contains(UpstreamID(index: $0)) }
-    }
-
-    /// Seconds until as many slots have become free as requests are ahead, from recent service times; 1...300.
-    private func retryAfter(_ index: Int, ahead: Int) -> Int {
-        let entry = entries[index]
-        let wait = entry.serviceTime * (ahead + 1) / entry.configuration.maxInFlight
-        return Int(min(300, max(1, wait.components.seconds + 1)))
+        return (grants(now: now), transition)
     }
 
     // MARK: Health
@@ -133,28 +121,82 @@ package struct UpstreamTable: Sendable {
     /// - Returns: the new verdict where it changed, and who may go on because of it.
     package mutating func probeFinished(
         _ id: UpstreamID, success: Bool, now: MonotonicTime
-    ) -> (changedTo: ProbeState.Verdict?, grants: [Grant]) {
+    ) -> (transition: UpstreamTransition?, grants: [Grant]) {
+        let before = entries[id.index].probe.verdict
         let health = entries[id.index].configuration.health
         guard entries[id.index].probe.record(success: success, configuration: health) else { return (nil, []) }
-        return (entries[id.index].probe.verdict, grants(now: now))
-    }
-
-    package mutating func setModels(_ id: UpstreamID, _ models: [String]) { entries[id.index].models = models }
-
-    package func statuses(now: MonotonicTime) -> [UpstreamStatus] {
-        entries.indices.map { index in
-            let entry = entries[index]
-            let isResting = entry.restsUntil.map { now < $0 } ?? false
-            return UpstreamStatus(
-                name: entry.configuration.name, kind: entry.configuration.kind, probe: entry.probe.verdict,
-                isAvailable: entry.probe.verdict != .down && !isResting, inFlight: entry.inFlight,
-                slots: entry.configuration.maxInFlight, queued: queue.count { $0.first == index }, models: entry.models)
+        switch entries[id.index].probe.verdict {
+        case .up:
+            if before == .down { entries[id.index].recoveredAt = now }
+            return (.probedUp, grants(now: now))
+        case .down:
+            entries[id.index].loaded = .unknown
+            return (.probedDown, grants(now: now))
+        case .unknown: return (nil, [])
         }
     }
 
-    /// Slots of all upstreams that are not down: how many items of a batch can run at once.
-    package var totalSlots: Int {
-        let usable = entries.filter { $0.probe.verdict != .down }
-        return max(1, (usable.isEmpty ? entries : usable).reduce(0) { $0 + $1.configuration.maxInFlight })
+    package mutating func setInstalled(_ id: UpstreamID, _ models: [String]) { entries[id.index].installed = models }
+
+    package mutating func setLoaded(_ id: UpstreamID, _ models: LoadedModels) { entries[id.index].loaded = models }
+
+    /// The gateway's own load has just ended.
+    package mutating func noteLoaded(_ id: UpstreamID, _ model: String) {
+        var models: [String] = []
+        if case .models(let known) = entries[id.index].loaded { models = known }
+        if entries[id.index].hasLoaded(model) != true { entries[id.index].loaded = .models(models + [model]) }
+    }
+
+    /// Whether there is evidence that the upstream has yet to load the model: it lives, and its list of loaded models
+    /// lacks it or does not come.
+    package func isCold(_ id: UpstreamID, model: String?) -> Bool {
+        entries[id.index].probe.verdict == .up && entries[id.index].hasLoaded(model) == false
+    }
+
+    /// Whether another available upstream has the model loaded, so that waiting for this one is not worth it.
+    package func isLoadedElsewhere(_ request: SelectionRequest, than id: UpstreamID, now: MonotonicTime) -> Bool {
+        order.contains { other in
+            other != id && !request.tried.contains(other) && entries[other.index].obstacle(now) == nil
+                && entries[other.index].hasSlot
+                && entries[other.index].hasLoaded(models.model(for: request.modelID, on: other)) == true
+        }
+    }
+
+    // MARK: Operators
+
+    /// - Returns: nil where no upstream has the name.
+    package mutating func setMode(
+        _ name: String, _ mode: OperatorMode, now: MonotonicTime
+    ) -> (id: UpstreamID, grants: [Grant])? {
+        guard let id = order.first(where: { entries[$0.index].configuration.name == name }) else { return nil }
+        entries[id.index].mode = mode
+        return (id, grants(now: now))
+    }
+
+    package func mode(_ id: UpstreamID) -> OperatorMode { entries[id.index].mode }
+
+    package func statuses(now: MonotonicTime) -> [UpstreamStatus] {
+        order.map { id in
+            let entry = entries[id.index]
+            let obstacle = entry.obstacle(now)
+            let isOpen = entry.breaker.state == .open && now < entry.breaker.openUntil
+            return UpstreamStatus(
+                id: id, name: entry.configuration.name, kind: entry.configuration.kind, mode: entry.mode,
+                probe: entry.probe.verdict, breaker: entry.breaker.state,
+                opensIn: isOpen ? entry.breaker.openUntil - now : nil, isAvailable: obstacle == nil,
+                reason: obstacle?.rawValue ?? "ok", inFlight: entry.inFlight, slots: entry.configuration.maxInFlight,
+                queued: queue.waiters.count { $0.first == id }, installed: entry.installed ?? [],
+                loaded: entry.loaded, firstToken: entry.firstToken, tokensPerSecond: entry.tokensPerSecond,
+                failuresInRow: entry.breaker.failuresInRow, lastFailure: entry.lastFailure)
+        }
+    }
+
+    /// Generations that the retry budget still allows to be made again.
+    package func retriesLeft(now: MonotonicTime) -> Int { budget.left(now) }
+
+    /// Slots of all upstreams that take requests: how many items of a batch can run at once.
+    package func totalSlots(now: MonotonicTime) -> Int {
+        let usable = order.filter { entries[$0.index].obstacle(now) == nil }
+        return max(1, (usable.isEmpty ? order : usable).reduce(0) { $0 + entries[$1.index].configuration.maxInFlight })
     }
 }

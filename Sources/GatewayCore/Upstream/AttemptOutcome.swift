@@ -38,6 +38,8 @@ package enum AttemptFailure: Error, Sendable, Equatable {
     /// The head or the transfer encoding was damaged, or the connection was cut inside the body.
     case protocolError
     case reply(ReplyFault)
+    /// An operator disabled the upstream while it answered.
+    case disabled
 
     /// Fit for a log field or a metric label.
     package var label: String {
@@ -56,6 +58,7 @@ package enum AttemptFailure: Error, Sendable, Equatable {
         case .modelNotFound: "model_not_found"
         case .protocolError: "protocol_error"
         case .reply(let fault): fault.rawValue
+        case .disabled: "disabled"
         }
     }
 

@@ -5,6 +5,7 @@ enum GatewayReader {
     static func read(_ root: TableReader, environment: [String: String]) -> GatewayConfiguration {
         var configuration = GatewayConfiguration()
         configuration.server = server(root.subtable("server"))
+        configuration.admin = admin(root.subtable("admin"))
         configuration.webllm = webllm(root.subtable("webllm"))
         configuration.routing = routing(root.subtable("routing"))
         configuration.history = history(root.subtable("history"))
@@ -19,21 +20,16 @@ enum GatewayReader {
 
     private static func server(_ table: TableReader) -> ServerConfiguration {
         var server = ServerConfiguration()
-        let listen = table.strings("listen", server.listen.map { $0.description })
-        server.listen = []
-        for text in listen {
-            do throws(TextFault) {
-                server.listen.append(try .parse(text))
-            } catch {
-                table.fault(.badValue, "listen", "\"\(text)\" is not accepted; expected \(error)")
-            }
-        }
-        if listen.isEmpty { table.fault(.outOfRange, "listen", "empty; accepted: at least one address") }
+        let isListenEmpty: Bool
+        (server.listen, isListenEmpty) = addresses(table, server.listen)
+        if isListenEmpty { table.fault(.outOfRange, "listen", "empty; accepted: at least one address") }
         server.threads = table.integer("threads", server.threads, in: 0...256)
         server.curlLoops = table.integer("curl_loops", server.curlLoops, in: 1...16)
         server.maxBody = table.size("max_body", server.maxBody, in: 1024...1 << 30)
         server.maxHead = table.size("max_head", server.maxHead, in: 1024...64 << 10)
         server.maxConnections = table.integer("max_connections", server.maxConnections, in: 1...1_000_000)
+        server.maxConnectionsPerAddress = table.integer(
+            "max_connections_per_address", server.maxConnectionsPerAddress, in: 1...1_000_000)
         server.maxRequestsPerConnection = table.integer(
             "max_requests_per_connection", server.maxRequestsPerConnection, in: 1...1_000_000_000)
         let second = Duration.milliseconds(100)...hour
@@ -43,9 +39,34 @@ enum GatewayReader {
         server.bodyTimeout = table.duration("body_timeout", server.bodyTimeout, in: second)
         server.clientStallTimeout = table.duration("client_stall_timeout", server.clientStallTimeout, in: second)
         server.totalTimeout = table.duration("total_timeout", server.totalTimeout, in: .milliseconds(100)...(hour * 24))
+        let heartbeat = table.duration("heartbeat", .zero, in: .zero...hour)
+        server.heartbeat = heartbeat > .zero ? heartbeat : nil
         server.drainTimeout = table.duration("drain_timeout", server.drainTimeout, in: .zero...hour)
         table.finish()
         return server
+    }
+
+    private static func addresses(
+        _ table: TableReader, _ value: [ListenAddress]
+    ) -> (addresses: [ListenAddress], isEmpty: Bool) {
+        let texts = table.strings("listen", value.map { $0.description })
+        var addresses: [ListenAddress] = []
+        for text in texts {
+            do throws(TextFault) {
+                addresses.append(try .parse(text))
+            } catch {
+                table.fault(.badValue, "listen", "\"\(text)\" is not accepted; expected \(error)")
+            }
+        }
+        return (addresses, texts.isEmpty)
+    }
+
+    private static func admin(_ table: TableReader) -> AdminConfiguration {
+        var admin = AdminConfiguration()
+        admin.listen = addresses(table, admin.listen).addresses
+        admin.allowedHosts = table.strings("allowed_hosts", admin.allowedHosts).map { $0.lowercased() }
+        table.finish()
+        return admin
     }
 
     private static func webllm(_ table: TableReader) -> WebLLMConfiguration {
@@ -62,7 +83,12 @@ enum GatewayReader {
 
     private static func routing(_ table: TableReader) -> RoutingConfiguration {
         var routing = RoutingConfiguration()
+        routing.policy = table.choice("policy", routing.policy) ?? routing.policy
         routing.maxAttempts = table.integer("max_attempts", routing.maxAttempts, in: 1...10)
+        routing.retryRatio = table.number("retry_ratio", routing.retryRatio, in: 0...1)
+        routing.retryMinimum = table.integer("retry_minimum", routing.retryMinimum, in: 0...10_000)
+        routing.slowStart = table.duration("slow_start", routing.slowStart, in: .zero...hour)
+        routing.allowPin = table.bool("allow_pin", routing.allowPin)
         table.finish()
         return routing
     }
@@ -109,7 +135,12 @@ enum GatewayReader {
         upstream.timeouts.connect = timeouts.duration("connect", upstream.timeouts.connect, in: range)
         upstream.timeouts.firstToken = timeouts.duration("first_token", upstream.timeouts.firstToken, in: range)
         upstream.timeouts.idle = timeouts.duration("idle", upstream.timeouts.idle, in: range)
+        upstream.timeouts.firstTokenCold = timeouts.duration(
+            "first_token_cold", upstream.timeouts.firstTokenCold, in: range)
         timeouts.finish()
+        upstream.weight = table.integer("weight", upstream.weight, in: 1...1000)
+        upstream.breaker = breaker(table.subtable("breaker"))
+        upstream.warm = warm(table.subtable("warm"), kind)
         let health = table.subtable("health")
         upstream.health.interval = health.duration(
             "interval", upstream.health.interval, in: .milliseconds(50)...hour)
@@ -119,6 +150,35 @@ enum GatewayReader {
         health.finish()
         table.finish()
         return kind == nil ? nil : upstream
+    }
+
+    private static func breaker(_ table: TableReader) -> BreakerConfiguration {
+        var breaker = BreakerConfiguration()
+        breaker.failures = table.integer("failures", breaker.failures, in: 1...1000)
+        breaker.ratio = table.number("ratio", breaker.ratio, in: 0.01...1)
+        breaker.minRequests = table.integer("min_requests", breaker.minRequests, in: 1...100_000)
+        let range = Duration.milliseconds(50)...(hour * 24)
+        breaker.window = table.duration("window", breaker.window, in: range)
+        breaker.open = table.duration("open", breaker.open, in: range)
+        breaker.maxOpen = table.duration("max_open", breaker.maxOpen, in: range)
+        table.finish()
+        return breaker
+    }
+
+    private static func warm(_ table: TableReader, _ kind: UpstreamKind?) -> WarmConfiguration {
+        var warm = WarmConfiguration()
+        warm.models = table.strings("models", warm.models)
+        for name in warm.models where !isModelName(name) { table.fault(.badValue, "models", modelNameRule(name)) }
+        if !warm.models.isEmpty, let kind, kind != .ollama {
+            table.fault(.badValue, "models", "only upstreams of kind \"ollama\" can load models")
+        }
+        warm.keepAlive = table.optionalString("keep_alive")
+        if let text = warm.keepAlive, Int(text) == nil, (try? DurationText.parse(text)) == nil {
+            table.fault(
+                .badValue, "keep_alive", "\"\(text)\" is not accepted; expected a duration such as \"30m\", or \"-1\"")
+        }
+        table.finish()
+        return warm
     }
 
     /// A literal key, or `env:NAME` for one that lies in the environment.

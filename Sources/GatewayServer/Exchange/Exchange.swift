@@ -6,6 +6,8 @@ import NIOHTTP1
 /// One generation request of a client, from decode to settle. It lives on its connection's event loop.
 actor Exchange {
     private let gateway: Gateway
+    private let snapshot: Snapshot
+    private let client: ClientID
     private let loop: NIOLoopBound<LoopContext>
     private let connection: NIOLoopBound<HTTPConnection>
     private let executor: EventLoopExecutor
@@ -16,6 +18,7 @@ actor Exchange {
     private var abandonReason: AbandonReason?
     private var stream: TokenStreamWriter?
     private var hasStreamStarted = false
+    private var hasSentToken = false
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
@@ -23,6 +26,8 @@ actor Exchange {
         gateway: Gateway, loop: NIOLoopBound<LoopContext>, connection: NIOLoopBound<HTTPConnection>, head: RequestHead
     ) {
         self.gateway = gateway
+        snapshot = connection.value.snapshot
+        client = connection.value.client
         self.loop = loop
         self.connection = connection
         self.head = head
@@ -41,14 +46,14 @@ actor Exchange {
     }
 
     private var headerID: String { head.requestID ?? requestID }
-    private var settings: GatewayConfiguration { gateway.configuration }
+    private var settings: GatewayConfiguration { snapshot.configuration }
 
     // MARK: POST /webllm/api/infer
 
     func infer(_ body: ByteBuffer) async {
         let request: InferRequest
         do throws(RequestFault) {
-            request = try WebLLMReader.infer(body, limits: gateway.webllmLimits, parser: loop.value.parser)
+            request = try WebLLMReader.infer(body, limits: snapshot.webllmLimits, parser: loop.value.parser)
         } catch {
             refuse(error.message, route: "infer")
             return
@@ -76,9 +81,11 @@ actor Exchange {
                 ChatMessage(role: .system, content: settings.webllm.systemPrompt),
                 ChatMessage(role: .user, content: prompt),
             ], sampling: sampling.filled(from: stored).filled(from: .productDefaults))
-        let generation = Generation(
-            gateway: gateway, loop: loop, chat: chat, modelID: modelID, accepted: accepted, isBatchItem: isBatchItem,
-            onPiece: onPiece)
+        var job = Generation.Job(
+            chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: headerID,
+            isBatchItem: isBatchItem, onPiece: onPiece)
+        if settings.routing.allowPin { job.pinned = head.pinnedUpstream }
+        let generation = Generation(gateway: gateway, snapshot: snapshot, loop: loop, job: job)
         if let reason = abandonReason { generation.assumeIsolated { $0.abandon(reason) } }
         generations.append(generation)
         return generation
@@ -87,6 +94,7 @@ actor Exchange {
     /// Commit, then stream: the head goes out with the first piece.
     private func send(_ piece: String) {
         guard let stream else { return }
+        hasSentToken = true
         if hasStreamStarted {
             connection.value.stream(capacity: piece.utf8.count + 40) { stream.token(piece, into: &$0) }
         } else {
@@ -98,10 +106,26 @@ actor Exchange {
         if !connection.value.isWritable { tellGenerations(reading: false) }
     }
 
+    /// Nothing was sent for a while: something that means nothing keeps proxies in between from cutting the stream.
+    /// The status is 200 from here on, whatever comes.
+    func heartbeat() {
+        guard let stream, !generations.isEmpty else { return }
+        if hasStreamStarted {
+            connection.value.stream(capacity: 40) { stream.heartbeat(into: &$0) }
+        } else {
+            hasStreamStarted = true
+            var first = ByteBuffer()
+            stream.heartbeat(into: &first)
+            connection.value.startStream(streamHead(), first: first)
+        }
+    }
+
     private func streamHead() -> ReplyHead {
         var reply = ReplyHead(200, contentType: stream?.contentType ?? "", requestID: headerID)
         reply.fields = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
-        addGatewayFields(&reply, generations.first?.assumeIsolated { $0.attempts } ?? [])
+        let generation = generations.first
+        addGatewayFields(&reply, generation?.assumeIsolated { $0.attempts } ?? [])
+        addQueuePosition(&reply, generation?.assumeIsolated { $0.queuePosition })
         return reply
     }
 
@@ -111,12 +135,18 @@ actor Exchange {
         reply.fields.append(("X-Gateway-Attempts", "\(attempts.count)"))
     }
 
+    /// Where the request stood when it had to wait for a slot.
+    private func addQueuePosition(_ reply: inout ReplyHead, _ position: Int?) {
+        if let position { reply.fields.append(("X-Queue-Position", "\(position)")) }
+    }
+
     private func reply(_ report: InferReport, _ result: GenerationResult) {
         if let stream, hasStreamStarted {
             var last = ByteBuffer()
             if let fault = report.fault {
                 stream.error(fault.message, requestID: requestID, into: &last)
             } else {
+                if !hasSentToken, !report.reply.text.isEmpty { stream.token(report.reply.text, into: &last) }
                 stream.done(report.reply, into: &last)
             }
             connection.value.endStream(last: last)
@@ -131,7 +161,8 @@ actor Exchange {
             var piece = ByteBuffer()
             if !report.reply.text.isEmpty { stream.token(report.reply.text, into: &piece) }
             var head = streamHead()
-            head.fields.removeAll { "\($0.name)".hasPrefix("X-Gateway") }
+            head.fields.removeAll { "\($0.name)".hasPrefix("X-") }
+            addQueuePosition(&head, result.trace.queuePosition)
             addGatewayFields(&head, report.outcome == .fallback ? [] : result.trace.attempts)
             connection.value.startStream(head, first: piece)
             var last = ByteBuffer()
@@ -154,6 +185,7 @@ actor Exchange {
         } else {
             addGatewayFields(&reply.head, result.trace.attempts)
         }
+        addQueuePosition(&reply.head, result.trace.queuePosition)
         connection.value.reply(reply)
     }
 
@@ -163,7 +195,7 @@ actor Exchange {
             AccessRecord(
                 requestID: headerID, route: "infer", method: head.method.rawValue, status: report.status,
                 outcome: report.outcome, duration: .now - accepted, trace: result.trace,
-                tokens: report.reply.tokensGenerated), loop: loop.value)
+                tokens: report.reply.tokensGenerated), settings.log)
     }
 
     // MARK: POST /webllm/api/infer/batch
@@ -171,7 +203,7 @@ actor Exchange {
     func batch(_ body: ByteBuffer) async {
         let request: BatchRequest
         do throws(RequestFault) {
-            request = try WebLLMReader.batch(body, limits: gateway.webllmLimits, parser: loop.value.parser)
+            request = try WebLLMReader.batch(body, limits: snapshot.webllmLimits, parser: loop.value.parser)
         } catch {
             refuse(error.message, route: "batch")
             return
@@ -222,7 +254,7 @@ actor Exchange {
             AccessRecord(
                 requestID: headerID, route: "batch", method: head.method.rawValue,
                 status: outcome == .clientLeft ? 499 : 200, outcome: outcome, duration: .now - accepted, trace: trace,
-                tokens: tokens), loop: loop.value)
+                tokens: tokens), settings.log)
     }
 
     private func addItem(
@@ -249,7 +281,7 @@ actor Exchange {
         gateway.logAccess(
             AccessRecord(
                 requestID: headerID, route: route, method: head.method.rawValue, status: 400, outcome: .refused,
-                duration: .now - accepted, trace: GenerationTrace(), tokens: 0), loop: loop.value)
+                duration: .now - accepted, trace: GenerationTrace(), tokens: 0), settings.log)
     }
 
     /// The client left, or the gateway stops.

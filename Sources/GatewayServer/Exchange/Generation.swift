@@ -13,11 +13,31 @@ actor Generation {
     private enum Signal {
         case attemptEnded(Followed)
         case granted(Choice)
+        /// Another client's request took its place in the queue.
+        case displaced
+        case loadEnded(ModelLoader.Result)
+        /// An operator disabled the upstream.
+        case interrupted
         case timer(FiredTimer)
         case abandoned(AbandonReason)
     }
 
-    private enum FiredTimer { case queue, firstToken, idle, total }
+    private enum FiredTimer { case queue, backoff, firstToken, idle, total }
+
+    /// What a generation is for.
+    struct Job: Sendable {
+        var chat: ChatRequest
+        var modelID: String
+        var client: ClientID
+        var accepted: MonotonicTime
+        /// For logs.
+        var requestID: String
+        var isBatchItem = false
+        /// The only upstream that may be asked.
+        var pinned: String?
+        /// Receives the pieces of the answer as they come; called on the event loop.
+        var onPiece: PieceHandler?
+    }
 
     /// How an attempt ended.
     private struct Followed {
@@ -25,6 +45,8 @@ actor Generation {
         var usage = TokenUsage()
         /// The transfer is over, or its reply whole: nothing is left to cancel.
         var hasEnded: Bool
+        /// The failure of a load that others waited for too: it counts once.
+        var isShared = false
     }
 
     /// What has come of the running attempt's reply. A class: it is changed in place for each token.
@@ -42,13 +64,11 @@ actor Generation {
     }
 
     private let gateway: Gateway
+    private let snapshot: Snapshot
     private let loop: NIOLoopBound<LoopContext>
     private let eventLoop: any EventLoop
     private let executor: EventLoopExecutor
-    private let chat: ChatRequest
-    private let modelID: String
-    private let isBatchItem: Bool
-    private let onPiece: PieceHandler?
+    private let job: Job
     private let waiter: WaiterID
 
     private var inbox: CircularBuffer<Signal> = []
@@ -56,6 +76,8 @@ actor Generation {
     private var abandonReason: AbandonReason?
     private var transfer: Transfer?
     private var attempt = 0
+    /// Where the running attempt is.
+    private var upstream: UpstreamID?
     private var reply: AttemptReply?
     private var events: [UpstreamEvent] = []
     private var trace = GenerationTrace()
@@ -63,6 +85,7 @@ actor Generation {
 
     private let totalDeadline: MonotonicTime
     private var queueDeadline: MonotonicTime?
+    private var backoffEnd: MonotonicTime?
     private var firstTokenDeadline: MonotonicTime?
     private var idleTimeout: Duration?
     private var lastObject = MonotonicTime(nanoseconds: 0)
@@ -79,20 +102,15 @@ actor Generation {
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
-    init(
-        gateway: Gateway, loop: NIOLoopBound<LoopContext>, chat: ChatRequest, modelID: String, accepted: MonotonicTime,
-        isBatchItem: Bool = false, onPiece: PieceHandler? = nil
-    ) {
+    init(gateway: Gateway, snapshot: Snapshot, loop: NIOLoopBound<LoopContext>, job: Job) {
         self.gateway = gateway
+        self.snapshot = snapshot
         self.loop = loop
         eventLoop = loop.value.eventLoop
         executor = loop.value.executor
-        self.chat = chat
-        self.modelID = modelID
-        self.isBatchItem = isBatchItem
-        self.onPiece = onPiece
+        self.job = job
         waiter = gateway.makeWaiterID()
-        totalDeadline = accepted + gateway.configuration.server.totalTimeout
+        totalDeadline = job.accepted + snapshot.configuration.server.totalTimeout
     }
 
     // MARK: The life of a generation
@@ -100,27 +118,30 @@ actor Generation {
     func run() async -> GenerationResult {
         loop.value.add(self)
         defer { loop.value.remove(self) }
-        var tried = TriedUpstreams()
+        var request = SelectionRequest(
+            waiter: waiter, client: job.client, modelID: job.modelID, isBatchItem: job.isBatchItem)
+        request.pinned = job.pinned
         while true {
+            if let end = await pause(afterAttempts: request.tried.count) { return finish(end) }
             let choice: Choice
-            switch await admit(tried) {
+            switch await admit(request) {
             case .success(let admitted): choice = admitted
             case .failure(let end): return finish(end)
             }
-            tried.insert(choice.upstream)
+            trace.skipped = choice.skipped
+            request.tried.insert(choice.upstream)
             let started = MonotonicTime.now
-            var (outcome, usage) = await runAttempt(choice)
-            if case .failed(.staleConnection) = outcome, abandonReason == nil {
+            var ended = await runAttempt(choice, request)
+            if case .failed(.staleConnection) = ended.outcome, abandonReason == nil {
                 // Nothing was sent: once more, on a connection that is new.
-                trace.end(outcome)
-                (outcome, usage) = await runAttempt(choice)
+                trace.end(ended.outcome)
+                ended = await runAttempt(choice, request)
             }
-            let ended = MonotonicTime.now
-            let decision = settle(choice, outcome, started: started, ended: ended)
-            switch outcome {
+            let decision = settle(choice, ended, heldFor: .now - started)
+            switch ended.outcome {
             case .success:
-                trace.inferenceTime = ended - started
-                return finish(.answered(usage))
+                trace.inferenceTime = .now - started
+                return finish(.answered(ended.usage))
             case .abandoned(let reason):
                 return finish(.abandoned(reason))
             case .failed(let failure):
@@ -128,6 +149,7 @@ actor Generation {
                 if isCommitted { return finish(.cutOff(failure)) }
                 text = ""
                 if !decision.next { return finish(.failed) }
+                request.isCostlyRetry = decision.isCostly
             }
         }
     }
@@ -135,7 +157,9 @@ actor Generation {
     /// So far, the running one included.
     var attempts: [GenerationTrace.Attempt] { trace.attempts }
 
-    private var isCommitted: Bool { onPiece != nil && !text.isEmpty }
+    var queuePosition: Int? { trace.queuePosition }
+
+    private var isCommitted: Bool { job.onPiece != nil && !text.isEmpty }
 
     private func finish(_ end: GenerationResult.End) -> GenerationResult {
         GenerationResult(end: end, text: text, trace: trace)
@@ -146,16 +170,37 @@ actor Generation {
         case failure(GenerationResult.End)
     }
 
+    /// A pause before the second and later fallbacks, so that many requests do not move on in step.
+    private func pause(afterAttempts count: Int) async -> GenerationResult.End? {
+        guard count > 1 else { return nil }
+        let random = Double.random(in: 0...1, using: &loop.value.random)
+        let pause = Backoff.pause(afterAttempts: count, random: random)
+        guard pause > .zero else { return nil }
+        backoffEnd = .now + pause
+        defer { backoffEnd = nil }
+        while true {
+            switch await next() {
+            case .timer(.backoff): return nil
+            case .timer(.total): return .abandoned(.totalDeadline)
+            case .abandoned(let reason): return .abandoned(reason)
+            default: break  // what the last attempt left behind
+            }
+        }
+    }
+
     /// Admit and plan: a slot at the best upstream, at once or after waiting in the queue.
-    private func admit(_ tried: TriedUpstreams) async -> Admission {
+    private func admit(_ request: SelectionRequest) async -> Admission {
         if let reason = abandonReason { return .failure(.abandoned(reason)) }
-        let request = SelectionRequest(waiter: waiter, tried: tried, isBatchItem: isBatchItem)
         switch gateway.select(request, for: self) {
         case .attempt(let choice): return .success(choice)
-        case .exhausted: return .failure(.failed)
+        case .exhausted(let reason):
+            trace.exhaustion = reason
+            return .failure(.failed)
         case .refuse(let retryAfter): return .failure(.overloaded(retryAfter: retryAfter))
-        case .wait(_, let deadline):
+        case .wait(let position, let deadline, _):
             let started = MonotonicTime.now
+            trace.phase = .queued
+            trace.queuePosition = trace.queuePosition ?? position
             queueDeadline = deadline
             defer {
                 queueDeadline = nil
@@ -165,62 +210,116 @@ actor Generation {
                 switch await next() {
                 case .granted(let choice):
                     return .success(choice)
+                case .displaced:
+                    return .failure(.overloaded(retryAfter: 1))
                 case .timer(.queue):
+                    gateway.limits.note(.queueTime)
                     gateway.leaveQueue(waiter)
                     return .failure(.overloaded(retryAfter: 1))
-                case .timer:
+                case .timer(.total):
                     gateway.leaveQueue(waiter)
                     return .failure(.abandoned(.totalDeadline))
                 case .abandoned(let reason):
                     gateway.leaveQueue(waiter)
                     return .failure(.abandoned(reason))
-                case .attemptEnded: break  // of an earlier attempt
+                case .attemptEnded, .loadEnded, .interrupted, .timer: break  // what the last attempt left behind
                 }
             }
         }
     }
 
     /// One upstream, under its timers.
-    private func runAttempt(_ choice: Choice) async -> (AttemptOutcome, TokenUsage) {
-        let endpoint = gateway.endpoints[choice.upstream.index]
-        let kind = endpoint.configuration.kind
-        let model = gateway.models.model(for: modelID, on: choice.upstream)
-        let body = UpstreamRequestWriter.body(chat, kind: kind, model: model)
-            .withUnsafeReadableBytes { RequestBody(copying: $0) }
+    private func runAttempt(_ choice: Choice, _ request: SelectionRequest) async -> Followed {
+        // An upstream that came with a later reload is not in this request's own snapshot.
+        let snapshot = snapshot.endpoints[choice.upstream] == nil ? gateway.snapshot : snapshot
+        guard let endpoint = snapshot.endpoints[choice.upstream] else {
+            return Followed(outcome: .failed(.disabled), hasEnded: true)
+        }
+        let model = snapshot.models.model(for: job.modelID, on: choice.upstream)
         attempt += 1
+        upstream = choice.upstream
         unacknowledged = 0
+        trace.begin(endpoint.configuration.name)
+        defer {
+            upstream = nil
+            transfer = nil
+            reply = nil
+            firstTokenDeadline = nil
+            idleTimeout = nil
+        }
+        if let model, gateway.isCold(choice.upstream, model: model) {
+            if let ended = await waitForLoad(model, endpoint, choice, request) { return ended }
+        }
+        let kind = endpoint.configuration.kind
+        let body = UpstreamRequestWriter.body(job.chat, kind: kind, model: model)
+            .withUnsafeReadableBytes { RequestBody(copying: $0) }
         let timeouts = endpoint.configuration.timeouts
+        trace.phase = .prompt
+        trace.requestSent()
         firstTokenDeadline = .now + timeouts.firstToken
-        idleTimeout = nil
         reply = AttemptReply(kind, idleTimeout: timeouts.idle)
         let receiver = AttemptReceiver(generation: self, attempt: attempt)
         let transfer = gateway.engine.start(
             TransferRequest(
                 method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
                 timers: TransferTimers(
-                    connect: timeouts.connect, total: gateway.configuration.server.totalTimeout + .seconds(1))),
+                    connect: timeouts.connect, total: snapshot.configuration.server.totalTimeout + .seconds(1))),
             receiver: receiver, on: loop.value.delivery)
         self.transfer = transfer
-        trace.begin(endpoint.configuration.name)
-        let result = await follow()
-        reply = nil
+        let result = await follow(request, model: model, cold: timeouts.firstTokenCold - timeouts.firstToken)
         if !result.hasEnded { transfer.cancel() }
-        self.transfer = nil
-        firstTokenDeadline = nil
-        idleTimeout = nil
-        return (result.outcome, result.usage)
+        return result
+    }
+
+    /// The gateway loads the model for everyone who waits for it. Patience is long, unless another upstream has it.
+    /// - Returns: the attempt's end, where the load did not come about.
+    private func waitForLoad(
+        _ model: String, _ endpoint: UpstreamEndpoint, _ choice: Choice, _ request: SelectionRequest
+    ) async -> Followed? {
+        let started = MonotonicTime.now
+        trace.phase = .loading
+        defer { trace.loadTime += .now - started }
+        let timeouts = endpoint.configuration.timeouts
+        let isElsewhere = gateway.isLoadedElsewhere(request, than: choice.upstream)
+        firstTokenDeadline = started + (isElsewhere ? timeouts.firstToken : timeouts.firstTokenCold)
+        gateway.loader.load(model, on: choice.upstream, endpoint, loop: loop.value, for: self)
+        defer { gateway.loader.leave(self) }
+        while true {
+            switch await next() {
+            case .loadEnded(.loaded): return nil
+            case .loadEnded(.failed(let failure, let isFirst)):
+                return Followed(outcome: .failed(failure), hasEnded: true, isShared: !isFirst)
+            case .timer(.firstToken):
+                return Followed(outcome: .failed(.firstTokenTimer), hasEnded: true, isShared: true)
+            case .timer(.total): return Followed(outcome: .abandoned(.totalDeadline), hasEnded: true)
+            case .abandoned(let reason): return Followed(outcome: .abandoned(reason), hasEnded: true)
+            case .interrupted: return Followed(outcome: .failed(.disabled), hasEnded: true)
+            case .attemptEnded, .granted, .displaced, .timer: break  // what came before
+            }
+        }
     }
 
     /// Waits for the attempt's end; its events are handled as they come, by ``receive(attempt:_:)``.
-    private func follow() async -> Followed {
+    /// - Parameter cold: how much longer the first token may take where the upstream turns out to load the model.
+    private func follow(_ request: SelectionRequest, model: String?, cold: Duration) async -> Followed {
+        var mayExtend = cold > .zero
         while true {
             switch await next() {
             case .attemptEnded(let followed): return followed
-            case .timer(.firstToken): return Followed(outcome: .failed(.firstTokenTimer), hasEnded: false)
+            case .timer(.firstToken):
+                if mayExtend, let upstream, gateway.isCold(upstream, model: model),
+                    !gateway.isLoadedElsewhere(request, than: upstream)
+                {
+                    mayExtend = false
+                    firstTokenDeadline = .now + cold
+                    continue
+                }
+                return Followed(outcome: .failed(.firstTokenTimer), hasEnded: false)
             case .timer(.idle): return Followed(outcome: .failed(.idleTimer), hasEnded: false)
             case .timer(.total): return Followed(outcome: .abandoned(.totalDeadline), hasEnded: false)
             case .abandoned(let reason): return Followed(outcome: .abandoned(reason), hasEnded: false)
-            case .granted, .timer(.queue): break  // what the queue left behind
+            case .interrupted: return Followed(outcome: .failed(.disabled), hasEnded: false)
+            case .granted, .displaced, .loadEnded, .timer: break  // what came before
             }
         }
     }
@@ -276,7 +375,7 @@ actor Generation {
                     return Followed(outcome: .failed(.reply(.lineTooLong)), hasEnded: false)
                 }
                 text += piece
-                onPiece?(piece)
+                job.onPiece?(piece)
             case .thinking: noteFirstToken()
             case .progress: break
             case .finished(let usage):
@@ -293,37 +392,40 @@ actor Generation {
         firstTokenDeadline = nil
         idleTimeout = reply?.idleTimeout
         trace.firstToken()
+        trace.phase = .generating
     }
 
     private static func outcome(of failure: TransferFailure) -> AttemptOutcome {
         switch failure.reason {
         case .cancelled: .abandoned(.drain)
         case .totalTimer: .abandoned(.totalDeadline)
-        case .resolve: .failed(.resolve)
-        case .connect: .failed(.connect)
-        case .connectTimer: .failed(.connectTimer)
-        case .tls: .failed(.tls)
-        case .staleConnection: .failed(.staleConnection)
-        case .noReply: .failed(.noReply)
-        case .firstByteTimer: .failed(.firstTokenTimer)
-        case .idleTimer: .failed(.idleTimer)
-        case .headTooLarge, .protocolError, .cut, .engine: .failed(.protocolError)
+        default: .failed(AttemptFailure(failure))
         }
     }
 
     /// Tells the table, and the log where an operator should know.
-    private func settle(
-        _ choice: Choice, _ outcome: AttemptOutcome, started: MonotonicTime, ended: MonotonicTime
-    ) -> FallbackDecision {
-        let upstream = gateway.endpoints[choice.upstream.index].configuration
+    private func settle(_ choice: Choice, _ ended: Followed, heldFor: Duration) -> FallbackDecision {
         var decision = FallbackDecision()
-        if case .failed(let failure) = outcome {
+        var report = AttemptReport(.neutral, heldFor: heldFor)
+        switch ended.outcome {
+        case .success:
+            report.verdict = .success
+            report.firstToken = trace.firstTokenTime
+            report.tokensPerSecond = trace.tokensPerSecond(ended.usage.completionTokens)
+        case .abandoned: break
+        case .failed(let failure):
+            let endpoint = snapshot.endpoints[choice.upstream] ?? gateway.snapshot.endpoints[choice.upstream]
+            guard let upstream = endpoint?.configuration else { break }
             decision = FallbackPolicy.decide(
                 failure, kind: upstream.kind, idempotent: upstream.idempotent, committed: isCommitted)
-            gateway.logFailure(failure, upstream: upstream, elapsed: ended - started, decision)
+            if decision.countsAgainst, !ended.isShared { report.verdict = .failure }
+            report.rest = decision.rest
+            report.label = failure.label
+            if case .reply(.lineTooLong) = failure { gateway.limits.note(.reply) }
+            gateway.logFailure(failure, upstream: upstream, requestID: job.requestID, elapsed: heldFor, decision)
         }
-        trace.end(outcome)
-        gateway.settle(choice.upstream, rest: decision.rest, heldFor: ended - started)
+        trace.end(ended.outcome)
+        gateway.settle(choice.upstream, client: job.client, report)
         return decision
     }
 
@@ -351,10 +453,23 @@ actor Generation {
     private func takeGrant(_ choice: Choice) {
         if abandonReason != nil {
             // It left while the grant was on its way: the slot goes on to the next.
-            gateway.settle(choice.upstream, rest: nil, heldFor: .zero)
+            gateway.settle(choice.upstream, client: job.client, AttemptReport(.neutral))
         } else {
             post(.granted(choice))
         }
+    }
+
+    /// From any thread: its place in the queue is gone.
+    nonisolated func displace() { eventLoop.execute { self.assumeIsolated { $0.post(.displaced) } } }
+
+    /// From any thread: the load it waits for has ended.
+    nonisolated func loadEnded(_ result: ModelLoader.Result) {
+        eventLoop.execute { self.assumeIsolated { $0.post(.loadEnded(result)) } }
+    }
+
+    /// An operator disabled an upstream: an attempt there ends.
+    func interrupt(_ id: UpstreamID) {
+        if upstream == id { post(.interrupted) }
     }
 
     /// The client left, or the gateway must stop: ends in whatever phase it is.
@@ -388,6 +503,9 @@ actor Generation {
         } else if let deadline = queueDeadline, now >= deadline {
             queueDeadline = nil
             post(.timer(.queue))
+        } else if let end = backoffEnd, now >= end {
+            backoffEnd = nil
+            post(.timer(.backoff))
         } else if let deadline = firstTokenDeadline, now >= deadline {
             firstTokenDeadline = nil
             post(.timer(.firstToken))

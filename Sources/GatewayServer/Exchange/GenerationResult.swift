@@ -25,10 +25,21 @@ struct GenerationTrace: Sendable {
         var label: String
     }
 
+    /// Where a generation is now. A closed set.
+    enum Phase: String, Sendable { case planned, queued, loading, prompt, generating }
+
     var attempts: [Attempt] = []
+    var phase: Phase = .planned
+    /// Upstreams that the last plan passed over, with the reasons.
+    var skipped: [Skip] = []
+    var exhaustion: Exhaustion?
+    /// From 1, where it had to wait.
+    var queuePosition: Int?
     var queueTime = Duration.zero
+    /// Waiting for a model to be loaded, over all attempts.
+    var loadTime = Duration.zero
     var connectTime = Duration.zero
-    /// From the last attempt's start to its first token.
+    /// From the last attempt's request to its first token: the time for the prompt.
     var firstTokenTime: Duration?
     /// The successful attempt alone.
     var inferenceTime = Duration.zero
@@ -50,6 +61,20 @@ struct GenerationTrace: Sendable {
         return text
     }
 
+    /// From the first token to the end.
+    private(set) var generationTime: Duration?
+
+    mutating func requestSent() { attemptStart = .now }
+
+    func tokensPerSecond(_ tokens: Int?) -> Double? {
+        guard let tokens, tokens > 1, let firstTokenTime else { return nil }
+        let seconds = Double((MonotonicTime.now - attemptStart - firstTokenTime).nanoseconds) / 1e9
+        return seconds > 0 ? Double(tokens - 1) / seconds : nil
+    }
+
+    /// `b:probed_down`.
+    var skippedText: String { skipped.map { "\($0.name):\($0.reason.rawValue)" }.joined(separator: ",") }
+
     mutating func begin(_ upstream: String) {
         attempts.append(Attempt(upstream: upstream, label: "running"))
         attemptStart = .now
@@ -60,6 +85,7 @@ struct GenerationTrace: Sendable {
 
     mutating func end(_ outcome: AttemptOutcome) {
         guard !attempts.isEmpty else { return }
+        if let firstTokenTime { generationTime = .now - attemptStart - firstTokenTime }
         attempts[attempts.count - 1].label =
             switch outcome {
             case .success: "ok"

@@ -22,6 +22,11 @@ final class HTTPConnection: ChannelInboundHandler {
 
     private let gateway: Gateway
     private let loop: LoopContext
+    private let routes: Routes
+    /// Whose connection it is: a hash of the client's address.
+    let client: ClientID
+    /// The configuration as of the present request's head.
+    private(set) var snapshot: Snapshot
     private var context: ChannelHandlerContext?
     private var state: State = .idle
     private var exchange: Exchange?
@@ -30,6 +35,8 @@ final class HTTPConnection: ChannelInboundHandler {
     private var pendingRefusal: RequestRefusal?
     private var isReadPaused = false
     private var served = 0
+    private var drainStart: MonotonicTime?
+    private static let drainGrace: Duration = .seconds(1)
     private var mustClose = false
 
     /// Raw bytes since the last request was complete, to see bytes that never become one.
@@ -39,18 +46,23 @@ final class HTTPConnection: ChannelInboundHandler {
     private var hasPartialHead = false
     private var written = 0
     private var lastDrained = 0
+    private var lastSent: MonotonicTime
     private var lastDrain: MonotonicTime
 
-    init(gateway: Gateway, loop: LoopContext) {
+    init(gateway: Gateway, loop: LoopContext, routes: Routes, client: ClientID) {
         self.gateway = gateway
         self.loop = loop
+        self.routes = routes
+        self.client = client
+        snapshot = gateway.snapshot
         let now = MonotonicTime.now
         phaseStart = now
         lastBodyByte = now
         lastDrain = now
+        lastSent = now
     }
 
-    private var limits: ServerConfiguration { gateway.configuration.server }
+    private var limits: ServerConfiguration { snapshot.configuration.server }
 
     // MARK: The channel's events
 
@@ -121,6 +133,7 @@ final class HTTPConnection: ChannelInboundHandler {
     }
 
     private func receiveHead(_ head: HTTPRequestHead) {
+        snapshot = gateway.snapshot
         hasPartialHead = false
         phaseStart = .now
         lastBodyByte = phaseStart
@@ -159,7 +172,8 @@ final class HTTPConnection: ChannelInboundHandler {
         written = 0
         lastDrained = 0
         lastDrain = .now
-        Routes.all.handle(request, body: body, gateway: gateway, connection: self, loop: loop)
+        lastSent = .now
+        routes.handle(request, body: body, gateway: gateway, connection: self, loop: loop)
     }
 
     /// Answers a request that cannot be understood, once, and closes.
@@ -170,8 +184,16 @@ final class HTTPConnection: ChannelInboundHandler {
         case .idle, .receiving:
             mustClose = true
             state = .replying(.unreadable, streaming: nil)
-            gateway.logRefused(refusal, loop: loop)
-            reply(Reply(refusal))
+            if refusal.status == 431 { gateway.limits.note(.head) }
+            if refusal.status == 413 { gateway.limits.note(.body) }
+            let id = loop.makeRequestID()
+            gateway.logAccess(
+                AccessRecord(
+                    requestID: id, route: "none", method: "", status: refusal.status, outcome: .refused,
+                    duration: .now - phaseStart), snapshot.configuration.log)
+            var answer = Reply(refusal)
+            answer.head.requestID = id
+            reply(answer)
         }
     }
 
@@ -234,6 +256,7 @@ final class HTTPConnection: ChannelInboundHandler {
 
     private func send(_ bytes: ByteBuffer) {
         written += bytes.readableBytes
+        lastSent = .now
         context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
     }
 
@@ -277,7 +300,7 @@ final class HTTPConnection: ChannelInboundHandler {
         state = .closed
         pipelined.removeAll()
         loop.remove(self)
-        gateway.connectionClosed()
+        gateway.connectionClosed(client)
         exchange?.assumeIsolated { $0.abandon(.clientLeft) }
         exchange = nil
     }
@@ -300,7 +323,9 @@ final class HTTPConnection: ChannelInboundHandler {
     func tick(_ now: MonotonicTime) {
         switch state {
         case .idle:
-            if hasPartialHead || served == 0 {
+            if let drainStart, !hasPartialHead, now - drainStart >= Self.drainGrace {
+                context?.close(promise: nil)
+            } else if hasPartialHead || served == 0 {
                 guard now - phaseStart >= limits.headTimeout else { return }
                 if hasPartialHead {
                     refuse(RequestRefusal(408, "The request head did not arrive within \(limits.headTimeout)"))
@@ -314,8 +339,13 @@ final class HTTPConnection: ChannelInboundHandler {
             if now - lastBodyByte >= limits.bodyIdleTimeout || now - phaseStart >= limits.bodyTimeout {
                 refuse(RequestRefusal(408, "The request body did not arrive in time"))
             }
-        case .replying, .closed:
+        case .replying:
             checkStall(now)
+            if let heartbeat = limits.heartbeat, now - lastSent >= heartbeat {
+                lastSent = now
+                exchange?.assumeIsolated { $0.heartbeat() }
+            }
+        case .closed: checkStall(now)
         }
     }
 
@@ -329,14 +359,16 @@ final class HTTPConnection: ChannelInboundHandler {
             lastDrained = drained
             lastDrain = now
         } else if now - lastDrain >= limits.clientStallTimeout {
+            gateway.limits.note(.clientStall)
             context.close(promise: nil)
         }
     }
 
-    /// The gateway stops: an idle connection closes now, others after their reply.
+    /// The gateway stops: connections close after their next reply, and those that stay idle after a moment of grace. A
+    /// client that is about to send its next request must not find the connection closed under it.
     func drain() {
         mustClose = true
-        if case .idle = state, !hasPartialHead { context?.close(promise: nil) }
+        drainStart = .now
     }
 
     /// The drain time is over.

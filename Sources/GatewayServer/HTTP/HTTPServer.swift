@@ -1,125 +1,81 @@
 import CurlMulti
 import GatewayCore
-import Glibc
 import Logging
 import NIOCore
-import NIOHTTP1
 import NIOPosix
 import Synchronization
 
-/// The listeners and the event loops behind them; owns a ``Gateway`` while it runs.
+/// The listeners and the event loops behind them; runs a ``Gateway``.
 package final class HTTPServer: Sendable {
+    /// Reads the configuration again, for a reload.
+    package typealias ConfigurationSource = @Sendable () throws -> GatewayConfiguration
+
     package let gateway: Gateway
     private let group: MultiThreadedEventLoopGroup
-    private let listeners: [any Channel]
+    private let listeners: Listeners
     private let loops: [NIOLoopBound<LoopContext>]
-    private let probers: NIOLoopBound<[HealthProber]>
+    private let probers: NIOLoopBound<ProberSet>
+    private let source: ConfigurationSource?
     private let isStopped = Atomic<Bool>(false)
 
-    /// The addresses that are listened on: the ports the system chose, where 0 was asked for.
-    package var addresses: [SocketAddress] { listeners.compactMap(\.localAddress) }
+    /// The addresses that clients are served on: the ports the system chose, where 0 was asked for.
+    package var addresses: [SocketAddress] { listeners.client.compactMap(\.localAddress) }
+    package var adminAddresses: [SocketAddress] { listeners.admin.compactMap(\.localAddress) }
 
     /// Binds every address, starts the probes and serves.
+    /// - Parameters:
+    ///   - source: where a reload reads the configuration; nil where it cannot be read again.
+    ///   - handover: what an earlier process of the gateway leaves to this one.
     /// - Throws: ``GatewayError`` with one clear line, for example for an address in use.
-    package static func start(_ gateway: Gateway) async throws -> HTTPServer {
+    package static func start(
+        _ gateway: Gateway, source: ConfigurationSource? = nil, handover: Handover = Handover()
+    ) async throws -> HTTPServer {
         let configured = gateway.configuration.server.threads
         let group = MultiThreadedEventLoopGroup(numberOfThreads: configured == 0 ? System.coreCount : configured)
         var loops: [NIOLoopBound<LoopContext>] = []
         for eventLoop in group.makeIterator() {
             loops.append(
                 try await eventLoop.submit {
-                    NIOLoopBound(LoopContext(eventLoop: eventLoop), eventLoop: eventLoop)
+                    NIOLoopBound(LoopContext(eventLoop: eventLoop, gateway: gateway), eventLoop: eventLoop)
                 }.get())
         }
-        var listeners: [any Channel] = []
+        let listeners: Listeners
         do {
-            for address in gateway.configuration.server.listen {
-                listeners.append(try await bind(address, gateway: gateway, loops: loops, group: group))
-            }
+            listeners = try await Listeners.bind(gateway, handover: handover, loops: loops, group: group)
         } catch {
-            for listener in listeners { try? await listener.close() }
             gateway.engine.shutdown()
             try? await group.shutdownGracefully()
             throw error
         }
         let first = loops[0]
-        let probers = try await startProbers(gateway, on: first)
-        return HTTPServer(gateway: gateway, group: group, listeners: listeners, loops: loops, probers: probers)
-    }
-
-    /// Starts a prober for each upstream, all on one loop.
-    private static func startProbers(
-        _ gateway: Gateway, on loop: NIOLoopBound<LoopContext>
-    ) async throws -> NIOLoopBound<[HealthProber]> {
-        try await loop.eventLoop.submit {
-            let probers = gateway.endpoints.indices.map { index in
-                HealthProber(gateway: gateway, loop: loop.value, id: UpstreamID(index: index))
-            }
-            for prober in probers { prober.start() }
-            return NIOLoopBound(probers, eventLoop: loop.eventLoop)
+        let snapshot = gateway.snapshot
+        let probers = try await first.eventLoop.submit {
+            let set = ProberSet(gateway: gateway, loop: first.value)
+            set.update(snapshot)
+            return NIOLoopBound(set, eventLoop: first.eventLoop)
         }.get()
+        let server = HTTPServer(
+            gateway: gateway, group: group, listeners: listeners, loops: loops, probers: probers, source: source)
+        gateway.setOperations(server)
+        return server
     }
 
     private init(
-        gateway: Gateway, group: MultiThreadedEventLoopGroup, listeners: [any Channel],
-        loops: [NIOLoopBound<LoopContext>], probers: NIOLoopBound<[HealthProber]>
+        gateway: Gateway, group: MultiThreadedEventLoopGroup, listeners: Listeners,
+        loops: [NIOLoopBound<LoopContext>], probers: NIOLoopBound<ProberSet>, source: ConfigurationSource?
     ) {
         self.gateway = gateway
         self.group = group
         self.listeners = listeners
         self.loops = loops
         self.probers = probers
-    }
-
-    private static func bind(
-        _ address: ListenAddress, gateway: Gateway, loops: [NIOLoopBound<LoopContext>],
-        group: MultiThreadedEventLoopGroup
-    ) async throws -> any Channel {
-        let contexts = Dictionary(uniqueKeysWithValues: loops.map { (ObjectIdentifier($0.eventLoop), $0) })
-        let bootstrap = ServerBootstrap(group: group)
-            .serverChannelOption(.backlog, value: 1024)
-            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-            .childChannelOption(.maxMessagesPerRead, value: 4)
-            .childChannelInitializer { channel in
-                guard gateway.connectionOpened(), let context = contexts[ObjectIdentifier(channel.eventLoop)] else {
-                    return channel.close()
-                }
-                return channel.eventLoop.makeCompletedFuture {
-                    let connection = HTTPConnection(gateway: gateway, loop: context.value)
-                    try channel.pipeline.syncOperations.addHandlers([
-                        ByteMeter(connection),
-                        ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .dropBytes)),
-                        connection,
-                    ])
-                }
-            }
-        do {
-            switch address {
-            case .tcp(let host, let port):
-                return try await bootstrap.childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
-                    .bind(host: host, port: port).get()
-            case .unix(let path):
-                return try await bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
-            }
-        } catch {
-            throw GatewayError("cannot listen on \(address): \(reason(error))")
-        }
-    }
-
-    private static func reason(_ error: any Error) -> String {
-        guard let error = error as? IOError else { return "\(error)" }
-        switch error.errnoCode {
-        case EADDRINUSE: return "the address is in use"
-        case EACCES: return "permission denied"
-        case EADDRNOTAVAIL: return "this machine has no such address"
-        default: return String(cString: strerror(error.errnoCode))
-        }
+        self.source = source
     }
 
     /// Ends as policy says: no new connections, idle ones closed, running requests for at most the drain time.
     package func drain() async {
         gateway.startDraining()
-        for listener in listeners { try? await listener.close() }
+        await listeners.close(handingOver: true)
         forEachConnection { $0.drain() }
         let end = MonotonicTime.now + gateway.configuration.server.drainTimeout
         while gateway.openConnections > 0, MonotonicTime.now < end {
@@ -137,9 +93,10 @@ package final class HTTPServer: Sendable {
     /// Stops at once; a second call does nothing.
     package func stop() async {
         guard !isStopped.exchange(true, ordering: .relaxed) else { return }
-        for listener in listeners { try? await listener.close() }
+        gateway.setOperations(nil)
+        await listeners.close(handingOver: false)
         let probers = probers
-        try? await probers.eventLoop.submit { for prober in probers.value { prober.stop() } }.get()
+        try? await probers.eventLoop.submit { probers.value.stop() }.get()
         gateway.engine.shutdown()
         try? await group.shutdownGracefully()
     }
@@ -148,6 +105,53 @@ package final class HTTPServer: Sendable {
         for loop in loops {
             loop.eventLoop.execute { for connection in loop.value.openConnections { body(connection) } }
         }
+    }
+}
+
+extension HTTPServer: GatewayOperations {
+    /// Reads the configuration again: the whole new one, or the old one with the reason in the log.
+    @discardableResult
+    package func reload() throws -> [String] {
+        guard let source else { throw GatewayError("this gateway has no configuration to read again") }
+        do {
+            let old = gateway.configuration
+            let configuration = try source()
+            let snapshot = try gateway.apply(configuration)
+            let probers = probers
+            probers.eventLoop.execute { probers.value.update(snapshot) }
+            let needsRestart = configuration.settingsThatNeedRestart(from: old)
+            gateway.logger.notice(
+                "configuration reloaded",
+                metadata: needsRestart.isEmpty ? nil : ["needs_restart": "\(needsRestart.joined(separator: ","))"])
+            return needsRestart
+        } catch {
+            gateway.logger.error("configuration not reloaded; the old one stays", metadata: ["reason": "\(error)"])
+            throw error
+        }
+    }
+
+    func interrupt(_ upstream: UpstreamID) {
+        for loop in loops {
+            loop.eventLoop.execute {
+                for generation in loop.value.runningGenerations {
+                    generation.assumeIsolated { $0.interrupt(upstream) }
+                }
+            }
+        }
+    }
+}
+
+extension GatewayConfiguration {
+    /// Keys whose new value takes effect only when the process starts.
+    fileprivate func settingsThatNeedRestart(from old: GatewayConfiguration) -> [String] {
+        var keys: [String] = []
+        if server.listen != old.server.listen { keys.append("server.listen") }
+        if server.threads != old.server.threads { keys.append("server.threads") }
+        if server.curlLoops != old.server.curlLoops { keys.append("server.curl_loops") }
+        if admin.listen != old.admin.listen { keys.append("admin.listen") }
+        if history != old.history { keys.append("history") }
+        if log.level != old.log.level || log.format != old.log.format { keys.append("log") }
+        return keys
     }
 }
 

@@ -19,6 +19,11 @@ struct RequestHead: Sendable {
     var leavesHTTP = false
     /// The client's own `X-Request-Id`, where it is one we can pass on.
     var requestID: String?
+    /// The upstream that the client asks for.
+    var pinnedUpstream: String?
+    /// As sent, for the admin listener's checks.
+    var host = ""
+    var origin: String?
 
     var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
 
@@ -103,6 +108,7 @@ private struct FieldScan {
         case 4 where name.isCaselessEqual("host"):
             hosts += 1
             guard value.isValidHost else { throw RequestRefusal(400, "Invalid Host header") }
+            head.host = value
         case 6 where name.isCaselessEqual("accept"):
             if value.containsCaseless("application/x-ndjson") { head.acceptsNDJSON = true }
         case 6 where name.isCaselessEqual("expect"):
@@ -110,6 +116,8 @@ private struct FieldScan {
                 throw RequestRefusal(417, "Only Expect: 100-continue is supported")
             }
             head.expectsContinue = !isHTTP10
+        case 6 where name.isCaselessEqual("origin"):
+            head.origin = value
         case 7 where name.isCaselessEqual("upgrade"):
             upgrade = true
         case 10 where name.isCaselessEqual("connection"):
@@ -123,6 +131,8 @@ private struct FieldScan {
                 throw RequestRefusal(400, "Invalid Content-Length")
             }
             head.contentLength = length
+        case 18 where name.isCaselessEqual("x-gateway-upstream"):
+            head.pinnedUpstream = value
         case 17 where name.isCaselessEqual("transfer-encoding"):
             transferEncodings += 1
             guard !isHTTP10, transferEncodings == 1, !value.isEmpty else {

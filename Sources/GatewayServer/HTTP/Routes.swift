@@ -3,11 +3,12 @@ import GatewayWire
 import NIOCore
 import NIOHTTP1
 
-/// Every route of the gateway, in one table.
+/// The routes of one listener, in one table.
 struct Routes: Sendable {
     /// What a handler is given beside the request.
     struct Call {
         let gateway: Gateway
+        let snapshot: Snapshot
         let loop: LoopContext
         let request: RequestHead
         let body: ByteBuffer
@@ -37,10 +38,15 @@ struct Routes: Sendable {
     /// Those that end in `*`.
     private let prefixed: [Route]
 
-    static let all = Routes()
+    /// What is asked of a request before its route is looked at.
+    typealias Check = @Sendable (RequestHead, Snapshot) -> RequestRefusal?
+    private let check: Check
 
-    private init() {
-        let all = Self.webLLM + ChatPage.routes
+    static let client = Routes(webLLM + ChatPage.routes + AdminReplies.healthRoutes) { _, _ in nil }
+    static let admin = Routes(AdminReplies.routes + AdminReplies.healthRoutes, check: AdminAccess.check)
+
+    private init(_ all: [Route], check: @escaping Check) {
+        self.check = check
         literal = Dictionary(grouping: all.filter { !$0.isPrefix }, by: \.path)
         prefixed = all.filter(\.isPrefix)
     }
@@ -74,6 +80,7 @@ struct Routes: Sendable {
         _ request: RequestHead, body: ByteBuffer, gateway: Gateway, connection: HTTPConnection, loop: LoopContext
     ) {
         let started = MonotonicTime.now
+        let snapshot = connection.snapshot
         func answer(_ reply: Reply, _ name: String) {
             var reply = reply
             let id = request.requestID ?? loop.makeRequestID()
@@ -82,8 +89,10 @@ struct Routes: Sendable {
             gateway.logAccess(
                 AccessRecord(
                     requestID: id, route: name, method: request.method.rawValue, status: reply.head.status,
-                    outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - started), loop: loop)
+                    outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - started),
+                snapshot.configuration.log)
         }
+        if let refusal = check(request, snapshot) { return answer(Reply(refusal), "none") }
         if request.method == .OPTIONS, request.path == "*" {
             var reply = Reply(ReplyHead(204), body: ByteBuffer())
             reply.head.fields = [("Allow", "GET, HEAD, POST, OPTIONS")]
@@ -112,7 +121,9 @@ struct Routes: Sendable {
         }
         switch route.action {
         case .reply(let make):
-            answer(make(Call(gateway: gateway, loop: loop, request: request, body: body, rest: rest)), route.name)
+            let call = Call(
+                gateway: gateway, snapshot: snapshot, loop: loop, request: request, body: body, rest: rest)
+            answer(make(call), route.name)
         case .exchange(let work):
             let exchange = Exchange(
                 gateway: gateway, loop: NIOLoopBound(loop, eventLoop: loop.eventLoop),

@@ -23,7 +23,7 @@ enum WebLLMReplies {
             writer.key("timestamp")
             writer.value(Timestamp.now)
             writer.field("service", "webllm")
-            writer.field("models_configured", call.gateway.configuration.models.count)
+            writer.field("models_configured", call.snapshot.configuration.models.count)
             writer.field("models_loaded", modelCount(statuses))
             writer.field("total_inferences", totals.inferences)
             writer.key("average_inference_time_ms")
@@ -33,11 +33,11 @@ enum WebLLMReplies {
 
     /// Models that the healthy upstreams report, each once.
     private static func modelCount(_ statuses: [UpstreamStatus]) -> Int {
-        Set(statuses.filter(\.isAvailable).flatMap(\.models).map { Array($0.utf8) }).count
+        Set(statuses.filter(\.isAvailable).flatMap(\.installed).map { Array($0.utf8) }).count
     }
 
     static func models(_ call: Routes.Call) -> Reply {
-        let configuration = call.gateway.configuration
+        let configuration = call.snapshot.configuration
         let onlyRecommended = call.request.query?.queryValue("recommended")?.lowercased() == "true"
         let models = configuration.models.filter { $0.recommended || !onlyRecommended }
         return .object { writer in
@@ -54,7 +54,8 @@ enum WebLLMReplies {
         guard let key = call.request.query?.queryValue("model"), !key.isEmpty else {
             return .error(400, "Missing 'model' query parameter")
         }
-        guard let model = call.gateway.configuration.models.first(where: { $0.key.utf8.elementsEqual(key.utf8) }) else {
+        guard let model = call.snapshot.configuration.models.first(where: { $0.key.utf8.elementsEqual(key.utf8) })
+        else {
             return .error(404, "Model \(key) not found")
         }
         var writer = JSONWriter()
@@ -72,7 +73,7 @@ enum WebLLMReplies {
                 writer.field("status", "configured")
                 writer.field("model_type", settings.modelType)
                 writer.key("config")
-                writer.settings(settings, defaultModel: call.gateway.configuration.webllm.defaultModel)
+                writer.settings(settings, defaultModel: call.snapshot.configuration.webllm.defaultModel)
             }
         } catch {
             return .error(400, error.message)
@@ -84,7 +85,7 @@ enum WebLLMReplies {
             return .error(404, "No configuration for model \(call.rest)")
         }
         var writer = JSONWriter()
-        writer.settings(settings, defaultModel: call.gateway.configuration.webllm.defaultModel)
+        writer.settings(settings, defaultModel: call.snapshot.configuration.webllm.defaultModel)
         return Reply(ReplyHead(200), body: writer.buffer)
     }
 

@@ -4,6 +4,36 @@ import GatewayWire
 import Logging
 import NIOCore
 
+/// The probers of all upstreams of the present snapshot. Lives on one event loop.
+final class ProberSet {
+    private let gateway: Gateway
+    private let loop: LoopContext
+    private var probers: [UpstreamID: HealthProber] = [:]
+
+    init(gateway: Gateway, loop: LoopContext) {
+        self.gateway = gateway
+        self.loop = loop
+    }
+
+    /// Starts, stops and replaces probers so that they are those of a snapshot.
+    func update(_ snapshot: Snapshot) {
+        for (id, prober) in probers where snapshot.endpoints[id]?.configuration != prober.configuration {
+            prober.stop()
+            probers[id] = nil
+        }
+        for (id, endpoint) in snapshot.endpoints where probers[id] == nil {
+            let prober = HealthProber(gateway: gateway, loop: loop, id: id, endpoint: endpoint)
+            probers[id] = prober
+            prober.start()
+        }
+    }
+
+    func stop() {
+        for prober in probers.values { prober.stop() }
+        probers = [:]
+    }
+}
+
 /// Probes one upstream on its own timer, with at most one probe outstanding. Runs on one event loop.
 final class HealthProber {
     private let gateway: Gateway
@@ -13,19 +43,19 @@ final class HealthProber {
     private var timer: Scheduled<Void>?
     private var transfer: Transfer?
     private var modelsFreshUntil = MonotonicTime(nanoseconds: 0)
-    private var lastFailure = ""
     /// llama.cpp answers `/health`; a server that does not is asked for its models.
     private var livenessPath: String
     private var isStopped = false
 
     private static let modelListInterval: Duration = .seconds(30)
+    private static let loadedTimeout: Duration = .seconds(1)
     private static let maxBody = 4 << 20
 
-    init(gateway: Gateway, loop: LoopContext, id: UpstreamID) {
+    init(gateway: Gateway, loop: LoopContext, id: UpstreamID, endpoint: UpstreamEndpoint) {
         self.gateway = gateway
         self.loop = loop
         self.id = id
-        endpoint = gateway.endpoints[id.index]
+        self.endpoint = endpoint
         livenessPath = Self.livenessPath(endpoint.configuration)
     }
 
@@ -43,6 +73,8 @@ final class HealthProber {
         upstream.url.basePath.hasSuffix("/v1") ? String(upstream.url.basePath.dropLast(3)) : upstream.url.basePath
     }
 
+    var configuration: UpstreamConfiguration { endpoint.configuration }
+
     func start() { probe() }
 
     func stop() {
@@ -55,6 +87,10 @@ final class HealthProber {
 
     private func probe() {
         guard !isStopped else { return }
+        guard gateway.mode(id) != .disabled else {
+            schedule()
+            return
+        }
         get(livenessPath) { [self] status, failure, _ in
             let isAlive = failure == nil && (endpoint.configuration.kind == .query ? status < 500 : status == 200)
             if !isAlive, status == 404, endpoint.configuration.kind == .openai, livenessPath.hasSuffix("/health") {
@@ -67,13 +103,47 @@ final class HealthProber {
     }
 
     private func finished(_ isAlive: Bool, reason: String) {
-        lastFailure = isAlive ? "" : reason
-        gateway.probeFinished(id, success: isAlive, reason: reason)
-        if isAlive && .now >= modelsFreshUntil {
-            listModels()
-        } else {
+        let transition = gateway.probeFinished(id, success: isAlive, reason: reason)
+        if transition == .probedUp { warm() }
+        guard isAlive else {
+            modelsFreshUntil = MonotonicTime(nanoseconds: 0)
             schedule()
+            return
         }
+        if endpoint.configuration.kind == .ollama {
+            listLoaded()
+        } else {
+            listModelsIfDue()
+        }
+    }
+
+    /// Loads the configured models after the start and after a recovery.
+    private func warm() {
+        guard endpoint.configuration.kind == .ollama else { return }
+        for model in endpoint.configuration.warm.models {
+            gateway.loader.load(model, on: id, endpoint, loop: loop, for: nil)
+        }
+    }
+
+    /// Which models an Ollama has in memory. A server that is loading one may not answer: that is evidence too.
+    private func listLoaded() {
+        get(endpoint.configuration.url.basePath + "/api/ps", timeout: Self.loadedTimeout) {
+            [self] status, failure, body in
+            if failure == TransferFailure.Reason.totalTimer.rawValue {
+                gateway.setLoaded(id, .hanging)
+            } else if failure == nil, status == 200,
+                let models = ModelListReader.models(body, kind: .ollama, parser: loop.parser)
+            {
+                gateway.setLoaded(id, .models(models))
+            } else {
+                gateway.setLoaded(id, .unknown)  // an old Ollama without the list
+            }
+            listModelsIfDue()
+        }
+    }
+
+    private func listModelsIfDue() {
+        if .now >= modelsFreshUntil { listModels() } else { schedule() }
     }
 
     private func listModels() {
@@ -90,7 +160,7 @@ final class HealthProber {
             if failure == nil, status == 200,
                 let models = ModelListReader.models(body, kind: endpoint.configuration.kind, parser: loop.parser)
             {
-                gateway.setModels(id, models)
+                gateway.setInstalled(id, models)
             }
             schedule()
         }
@@ -105,13 +175,15 @@ final class HealthProber {
         timer = loop.eventLoop.scheduleTask(in: .nanoseconds(delay)) { bound.value.probe() }
     }
 
-    private func get(_ path: String, _ done: @escaping (Int, String?, [UInt8]) -> Void) {
+    private func get(
+        _ path: String, timeout: Duration? = nil, _ done: @escaping (Int, String?, [UInt8]) -> Void
+    ) {
         let receiver = ProbeReceiver(
             NIOLoopBound(Completion(maxBody: Self.maxBody, done), eventLoop: loop.eventLoop))
         transfer = gateway.engine.start(
             TransferRequest(
                 method: .get, target: endpoint.configuration.url.target(path), headers: endpoint.getHeaders,
-                timers: TransferTimers(total: endpoint.configuration.health.timeout)),
+                timers: TransferTimers(total: timeout ?? endpoint.configuration.health.timeout)),
             receiver: receiver, on: loop.delivery)
     }
 }

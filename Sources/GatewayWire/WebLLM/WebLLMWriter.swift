@@ -137,6 +137,14 @@ package struct TokenStreamWriter: Sendable {
         buffer.writeStaticString(format == .sse ? "}\n\n" : "}\n")
     }
 
+    /// Means nothing to a client and shows proxies that the stream lives.
+    package func heartbeat(into buffer: inout ByteBuffer) {
+        switch format {
+        case .sse: buffer.writeStaticString(": waiting\n\n")
+        case .ndjson: buffer.writeStaticString("{\"type\":\"token\",\"text\":\"\"}\n")
+        }
+    }
+
     package func done(_ reply: InferReply, into buffer: inout ByteBuffer) {
         event("done", into: &buffer) { $0.inferFields(reply) }
     }

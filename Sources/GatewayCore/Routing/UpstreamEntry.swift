@@ -1,0 +1,79 @@
+/// One upstream's record in the table.
+struct UpstreamEntry: Sendable {
+    let id: UpstreamID
+    var configuration: UpstreamConfiguration
+    var mode: OperatorMode = .enabled
+    /// No longer configured; kept until its last request has ended.
+    var isRetired = false
+    var probe = ProbeState()
+    var breaker = Breaker()
+    var inFlight = 0
+    var restsUntil: MonotonicTime?
+    /// When it became available again.
+    var recoveredAt: MonotonicTime?
+    /// Nil until a list was seen.
+    var installed: [String]?
+    var loaded: LoadedModels = .unknown
+    /// Decayed time a request holds its slot, for Retry-After.
+    var serviceTime: Duration = .seconds(1)
+    /// Decayed, for the policy `fastest` and for operators.
+    var firstToken: Duration?
+    var tokensPerSecond: Double?
+    var lastFailure: String?
+    /// Of the smooth weighted round-robin: who has the most is next.
+    var credit = 0.0
+
+    /// Why no request may go there now, whoever asks; nil where one may.
+    func obstacle(_ now: MonotonicTime) -> SkipReason? {
+        switch mode {
+        case .disabled: return .disabled
+        case .draining: return .draining
+        case .enabled: break
+        }
+        if probe.verdict == .down { return .probedDown }
+        if !breaker.admits(now) { return breaker.state == .open ? .breakerOpen : .breakerProbing }
+        if let until = restsUntil, now < until { return .resting }
+        return nil
+    }
+
+    var hasSlot: Bool { inFlight < configuration.maxInFlight }
+
+    /// 0...1: the share of its slots and weight it has so soon after a recovery.
+    func share(_ now: MonotonicTime, slowStart: Duration) -> Double {
+        guard let recoveredAt, slowStart > .zero else { return 1 }
+        let share = Double((now - recoveredAt).nanoseconds) / Double(slowStart.nanoseconds)
+        return min(1, max(0.1, share))
+    }
+
+    func hasSlotInSlowStart(_ now: MonotonicTime, slowStart: Duration) -> Bool {
+        let slots = Double(configuration.maxInFlight) * share(now, slowStart: slowStart)
+        return inFlight < max(1, Int(slots.rounded(.up)))
+    }
+
+    /// Only an Ollama's lists tell which models it can serve: others take any name.
+    func hasInstalled(_ model: String?) -> Bool? {
+        guard configuration.kind == .ollama, let model, let installed else { return nil }
+        return installed.contains { Self.isSame($0, model) }
+    }
+
+    func hasLoaded(_ model: String?) -> Bool? {
+        guard configuration.kind == .ollama, let model else { return nil }
+        switch loaded {
+        case .unknown: return nil
+        case .models(let models): return models.contains { Self.isSame($0, model) }
+        case .hanging: return false
+        }
+    }
+
+    /// Ollama takes a name without a tag for its `latest`.
+    private static func isSame(_ listed: String, _ asked: String) -> Bool {
+        listed == asked || (!asked.utf8.contains(UInt8(ascii: ":")) && listed == asked + ":latest")
+    }
+
+    mutating func note(_ report: AttemptReport) {
+        serviceTime = serviceTime * 0.9 + report.heldFor * 0.1
+        if let time = report.firstToken { firstToken = firstToken.map { $0 * 0.8 + time * 0.2 } ?? time }
+        if let rate = report.tokensPerSecond { tokensPerSecond = tokensPerSecond.map { $0 * 0.8 + rate * 0.2 } ?? rate }
+        if let label = report.label { lastFailure = label }
+    }
+}

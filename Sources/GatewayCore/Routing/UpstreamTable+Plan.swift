@@ -1,0 +1,94 @@
+/// The order in which upstreams are asked, and why.
+extension UpstreamTable {
+    /// Candidates for a request, best first, with what speaks against each. A dry run: nothing changes.
+    package func plan(_ request: SelectionRequest, now: MonotonicTime) -> [Candidate] {
+        let candidates = order.map { id -> Candidate in
+            let entry = entries[id.index]
+            let model = models.model(for: request.modelID, on: id)
+            return Candidate(
+                upstream: id, name: entry.configuration.name, model: model,
+                skip: skipReason(entry, request, now: now), score: score(entry, now: now),
+                isInstalled: entry.hasInstalled(model), isLoaded: entry.hasLoaded(model))
+        }
+        guard candidates.count > 1 else { return candidates }
+        let ranked = candidates.indices.sorted { Self.rank(candidates[$0], $0) < Self.rank(candidates[$1], $1) }
+        return ranked.map { candidates[$0] }
+    }
+
+    /// An Ollama that is known not to have the model comes last; then the policy's measure; among equals one that has
+    /// the model loaded, then one that has it installed, then the configured order.
+    private static func rank(_ candidate: Candidate, _ place: Int) -> (Int, Double, Int, Int) {
+        let preference = candidate.isLoaded == true ? 0 : candidate.isInstalled == true ? 1 : 2
+        return (candidate.isInstalled == false ? 1 : 0, candidate.score, preference, place)
+    }
+
+    private func score(_ entry: UpstreamEntry, now: MonotonicTime) -> Double {
+        let load = Double(entry.inFlight) / Double(entry.configuration.maxInFlight)
+        switch routing.policy {
+        case .priority: return Double(order.firstIndex(of: entry.id) ?? 0)
+        case .leastBusy: return load / entry.share(now, slowStart: routing.slowStart)
+        case .fastest:
+            // One that was never measured is asked, to learn it.
+            guard let time = entry.firstToken else { return 0 }
+            return time.milliseconds * (1 + load) / entry.share(now, slowStart: routing.slowStart)
+        case .weighted: return -(entry.credit + weight(entry, now: now))
+        }
+    }
+
+    private func weight(_ entry: UpstreamEntry, now: MonotonicTime) -> Double {
+        Double(entry.configuration.weight) * entry.share(now, slowStart: routing.slowStart)
+    }
+
+    /// Smooth weighted round-robin: each gets its weight, and who is taken pays for all.
+    mutating func spendCredit(on id: UpstreamID, now: MonotonicTime) {
+        var total = 0.0
+        for other in order where entries[other.index].obstacle(now) == nil {
+            let weight = weight(entries[other.index], now: now)
+            entries[other.index].credit += weight
+            total += weight
+        }
+        entries[id.index].credit -= total
+    }
+
+    private func skipReason(_ entry: UpstreamEntry, _ request: SelectionRequest, now: MonotonicTime) -> SkipReason? {
+        if let pinned = request.pinned, entry.configuration.name != pinned { return .notPinned }
+        if request.tried.contains(entry.id) { return .tried }
+        if let obstacle = entry.obstacle(now) { return obstacle }
+        if !entry.hasSlot { return .full }
+        return entry.hasSlotInSlowStart(now, slowStart: routing.slowStart) ? nil : .slowStart
+    }
+
+    /// The best available upstream. Slow start passes one over only for another; where none is available, the first
+    /// that is merely thought to be ill (fail open).
+    func choose(_ request: SelectionRequest, now: MonotonicTime) -> Choice? {
+        let candidates = plan(request, now: now)
+        var skipped: [Skip] = []
+        for candidate in candidates {
+            guard let reason = candidate.skip else {
+                return Choice(upstream: candidate.upstream, reason: .best, skipped: skipped)
+            }
+            skipped.append(Skip(upstream: candidate.upstream, name: candidate.name, reason: reason))
+        }
+        if let candidate = candidates.first(where: { $0.skip == .slowStart }) {
+            return Choice(
+                upstream: candidate.upstream, reason: .best, skipped: skipped.filter { $0.reason != .slowStart })
+        }
+        guard !candidates.contains(where: { $0.skip == .full }) else { return nil }
+        for id in order where mayFailOpen(id, request) && entries[id.index].hasSlot {
+            return Choice(upstream: id, reason: .failOpen, skipped: skipped)
+        }
+        return nil
+    }
+
+    /// What an operator took out stays out.
+    private func mayFailOpen(_ id: UpstreamID, _ request: SelectionRequest) -> Bool {
+        let entry = entries[id.index]
+        return entry.mode == .enabled && !request.tried.contains(id)
+            && (request.pinned == nil || request.pinned == entry.configuration.name)
+    }
+
+    /// Where a request waits: the best one that is only full, or the first that could be tried all the same.
+    func firstUsable(_ request: SelectionRequest, now: MonotonicTime) -> UpstreamID? {
+        plan(request, now: now).first { $0.skip == .full }?.upstream ?? order.first { mayFailOpen($0, request) }
+    }
+}

@@ -1,0 +1,85 @@
+/// Requests that wait for a slot, and how many each client has running.
+struct WaitingQueue: Sendable {
+    struct Waiter: Sendable {
+        let request: SelectionRequest
+        /// The first upstream it could use: its place is counted there.
+        let first: UpstreamID
+    }
+
+    /// In the order they came.
+    var waiters: [Waiter] = []
+    var running: [ClientID: Int] = [:]
+
+    mutating func ended(_ client: ClientID) {
+        guard let count = running[client] else { return }
+        running[client] = count > 1 ? count - 1 : nil
+    }
+}
+
+extension UpstreamTable {
+    /// A request waits at an upstream. When its queue is full, a client with fewer entries than another takes the
+    /// place of that one's newest: a flood from one client does not keep the others out.
+    mutating func enqueue(_ request: SelectionRequest, at first: UpstreamID, now: MonotonicTime) -> Selection {
+        let configuration = entries[first.index].configuration
+        let counted = queue.waiters.filter { $0.first == first && !$0.request.isBatchItem }
+        var displaced: WaiterID?
+        if !request.isBatchItem, counted.count >= configuration.maxQueue {
+            var entriesOf: [ClientID: Int] = [:]
+            for waiter in counted { entriesOf[waiter.request.client, default: 0] += 1 }
+            let most = entriesOf.max { ($0.value, $0.key.rawValue) < ($1.value, $1.key.rawValue) }
+            guard let most, most.value > entriesOf[request.client, default: 0] + 1,
+                let newest = counted.last(where: { $0.request.client == most.key })
+            else { return .refuse(retryAfter: retryAfter(first, ahead: counted.count)) }
+            displaced = newest.request.waiter
+            cancelWait(newest.request.waiter)
+        }
+        queue.waiters.append(.init(request: request, first: first))
+        return .wait(
+            position: queue.waiters.count { $0.first == first },
+            deadline: request.isBatchItem ? nil : now + configuration.queueTimeout, displaced: displaced)
+    }
+
+    /// A waiting request leaves the queue: its client left, or its time is over.
+    package mutating func cancelWait(_ id: WaiterID) {
+        queue.waiters.removeAll { $0.request.waiter == id }
+    }
+
+    /// Time passed: a rest or a breaker's may be over.
+    package mutating func wake(now: MonotonicTime) -> [Grant] { grants(now: now) }
+
+    /// Gives free slots to those that wait: the client with the fewest running requests first, then in order.
+    mutating func grants(now: MonotonicTime) -> [Grant] {
+        var grants: [Grant] = []
+        while !queue.waiters.isEmpty {
+            let byShare = queue.waiters.indices.sorted { left, right in
+                (running(left), left) < (running(right), right)
+            }
+            var granted: (index: Int, choice: Choice)?
+            for index in byShare {
+                guard let choice = choose(queue.waiters[index].request, now: now) else { continue }
+                granted = (index, choice)
+                break
+            }
+            guard var granted else { break }
+            granted.choice.reason = .queued
+            let request = queue.waiters.remove(at: granted.index).request
+            take(granted.choice.upstream, client: request.client, now: now)
+            grants.append(Grant(waiter: request.waiter, choice: granted.choice))
+        }
+        return grants
+    }
+
+    private func running(_ index: Int) -> Int { queue.running[queue.waiters[index].request.client] ?? 0 }
+
+    /// Seconds until a slot may be free for one who comes now.
+    package func retryAfter(_ id: UpstreamID) -> Int {
+        retryAfter(id, ahead: queue.waiters.count { $0.first == id })
+    }
+
+    /// Seconds until as many slots have become free as requests are ahead, from recent service times; 1...300.
+    private func retryAfter(_ id: UpstreamID, ahead: Int) -> Int {
+        let entry = entries[id.index]
+        let wait = entry.serviceTime * (ahead + 1) / entry.configuration.maxInFlight
+        return Int(min(300, max(1, wait.components.seconds + 1)))
+    }
+}

@@ -1,0 +1,179 @@
+import CurlMulti
+import GatewayCore
+import GatewayWire
+import NIOCore
+import NIOHTTP1
+
+/// The routes for operators.
+enum AdminReplies {
+    /// On every listener: for load balancers and service managers.
+    static let healthRoutes: [Routes.Route] = [
+        Routes.Route(method: .GET, path: "/healthz", name: "healthz", action: .reply(healthz)),
+        Routes.Route(method: .GET, path: "/readyz", name: "readyz", action: .reply(readyz)),
+    ]
+
+    static let routes: [Routes.Route] = [
+        Routes.Route(method: .GET, path: "/admin/status", name: "admin_status", action: .reply(status)),
+        Routes.Route(method: .GET, path: "/admin/explain", name: "admin_explain", action: .reply(explain)),
+        Routes.Route(
+            method: .POST, path: "/admin/reload", name: "admin_reload", needsJSON: true, action: .reply(reload)),
+        Routes.Route(
+            method: .POST, path: "/admin/upstreams/*", name: "admin_upstream", needsJSON: true,
+            action: .reply(setMode)),
+    ]
+
+    private static func healthz(_ call: Routes.Call) -> Reply { .object { $0.field("status", "ok") } }
+
+    private static func readyz(_ call: Routes.Call) -> Reply {
+        let isReady = call.gateway.isReady
+        let reason = call.gateway.isDraining ? "draining" : "no upstream is available"
+        return .object(isReady ? 200 : 503) { writer in
+            writer.field("status", isReady ? "ready" : "not_ready")
+            if !isReady { writer.field("reason", reason) }
+        }
+    }
+
+    // MARK: State
+
+    private static func status(_ call: Routes.Call) -> Reply {
+        let gateway = call.gateway
+        let engine = gateway.engine.statistics
+        return .object { writer in
+            writer.key("timestamp")
+            writer.value(Timestamp.now)
+            writer.field("uptime_s", Int((MonotonicTime.now - gateway.started).components.seconds))
+            writer.field("draining", gateway.isDraining)
+            writer.field("policy", call.snapshot.configuration.routing.policy.rawValue)
+            writer.field("connections", gateway.openConnections)
+            writer.field("transfers", engine.activeTransfers)
+            writer.field("retries_left", gateway.retriesLeft)
+            writer.field("log_lines_dropped", gateway.droppedLogLines)
+            writer.key("limits")
+            writer.beginObject()
+            for limit in LimitCounters.Limit.allCases {
+                writer.key(limit.rawValue as String)
+                writer.value(gateway.limits[limit])
+            }
+            writer.endObject()
+            writer.key("upstreams")
+            writer.beginArray()
+            for upstream in gateway.upstreamStatuses() { writer.upstream(upstream) }
+            writer.endArray()
+        }
+    }
+
+    /// What would happen to a request for a model now: a dry run.
+    private static func explain(_ call: Routes.Call) -> Reply {
+        let modelID =
+            call.request.query?.queryValue("model") ?? call.snapshot.configuration.webllm.defaultModel
+        let candidates = call.gateway.plan(modelID)
+        return .object { writer in
+            writer.field("model", modelID)
+            writer.field("policy", call.snapshot.configuration.routing.policy.rawValue)
+            writer.field("decision", decision(candidates))
+            writer.key("candidates")
+            writer.beginArray()
+            for candidate in candidates { writer.candidate(candidate) }
+            writer.endArray()
+        }
+    }
+
+    private static func decision(_ candidates: [Candidate]) -> String {
+        if let best = candidates.first(where: { $0.skip == nil || $0.skip == .slowStart }) {
+            return "asks \(best.name) first"
+        }
+        if let full = candidates.first(where: { $0.skip == .full }) { return "waits for a slot at \(full.name)" }
+        let open = candidates.first { $0.skip != .disabled && $0.skip != .draining }
+        return open.map { "nothing is available: tries \($0.name) all the same" } ?? "no upstream may be asked"
+    }
+
+    // MARK: Changes
+
+    private static func reload(_ call: Routes.Call) -> Reply {
+        guard let operations = call.gateway.operations else {
+            return .error(503, "The gateway is stopping")
+        }
+        do {
+            let needsRestart = try operations.reload()
+            return .object { writer in
+                writer.field("status", "reloaded")
+                writer.key("needs_restart")
+                writer.beginArray()
+                for key in needsRestart { writer.value(key) }
+                writer.endArray()
+            }
+        } catch {
+            return .object(409) { writer in
+                writer.field("error", "The configuration was not reloaded; the old one stays")
+                writer.field("reason", "\(error)")
+            }
+        }
+    }
+
+    /// `POST /admin/upstreams/NAME/drain`, `/enable` or `/disable`.
+    private static func setMode(_ call: Routes.Call) -> Reply {
+        let parts = call.rest.split(separator: "/", omittingEmptySubsequences: false)
+        let modes: [Substring: OperatorMode] = ["drain": .draining, "enable": .enabled, "disable": .disabled]
+        guard parts.count == 2, let mode = modes[parts[1]] else {
+            return .error(404, "Not found; accepted: /admin/upstreams/NAME/drain, /enable and /disable")
+        }
+        guard let id = call.gateway.setMode(String(parts[0]), mode) else {
+            return .error(404, "No upstream is called \(parts[0])")
+        }
+        if mode == .disabled { call.gateway.operations?.interrupt(id) }
+        return .object { writer in
+            writer.field("upstream", String(parts[0]))
+            writer.field("mode", mode.rawValue)
+        }
+    }
+}
+
+extension JSONWriter {
+    mutating func upstream(_ status: UpstreamStatus) {
+        beginObject()
+        field("name", status.name)
+        field("kind", status.kind.rawValue)
+        field("mode", status.mode.rawValue)
+        field("available", status.isAvailable)
+        field("reason", status.reason)
+        field("probe", status.probe.rawValue)
+        field("breaker", status.breaker.rawValue)
+        if let opensIn = status.opensIn { field("breaker_open_s", Int(opensIn.components.seconds) + 1) }
+        field("in_flight", status.inFlight)
+        field("slots", status.slots)
+        field("queued", status.queued)
+        field("failures_in_row", status.failuresInRow)
+        if let failure = status.lastFailure { field("last_failure", failure) }
+        if let time = status.firstToken {
+            key("first_token_ms")
+            milliseconds(time)
+        }
+        if let rate = status.tokensPerSecond { field("tokens_per_second", .double((rate * 10).rounded() / 10)) }
+        key("models_installed")
+        strings(status.installed)
+        key("models_loaded")
+        switch status.loaded {
+        case .models(let models): strings(models)
+        case .unknown, .hanging: null()
+        }
+        endObject()
+    }
+
+    private mutating func strings(_ texts: [String]) {
+        beginArray()
+        for text in texts { value(text) }
+        endArray()
+    }
+
+    fileprivate mutating func candidate(_ candidate: Candidate) {
+        beginObject()
+        field("upstream", candidate.name)
+        if let model = candidate.model { field("model", model) }
+        field("available", candidate.skip == nil)
+        if let reason = candidate.skip { field("skipped", reason.rawValue) }
+        field("score", .double(candidate.score))
+        if let isInstalled = candidate.isInstalled { field("model_installed", isInstalled) }
+        if let isLoaded = candidate.isLoaded { field("model_loaded", isLoaded) }
+        endObject()
+    }
+}

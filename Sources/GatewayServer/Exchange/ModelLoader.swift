@@ -1,0 +1,125 @@
+import CurlMulti
+import GatewayCore
+import GatewayWire
+import Logging
+import NIOCore
+import Synchronization
+
+/// Loads models on Ollama servers. A load belongs to the gateway and not to the request that asked for it: Ollama aborts
+/// a load when its client leaves, for everyone who waits.
+final class ModelLoader: Sendable {
+    enum Result: Sendable {
+        case loaded
+        /// - isFirst: whether this waiter is the one whose failure counts against the upstream.
+        case failed(AttemptFailure, isFirst: Bool)
+    }
+
+    private struct Key: Hashable {
+        var upstream: UpstreamID
+        var model: String
+    }
+
+    private let loads = Mutex<[Key: [Generation]]>([:])
+    private unowned let gateway: Gateway
+
+    init(gateway: Gateway) { self.gateway = gateway }
+
+    /// Starts a load, or joins the one that is under way; the generation is told its end.
+    func load(
+        _ model: String, on id: UpstreamID, _ endpoint: UpstreamEndpoint, loop: LoopContext, for waiter: Generation?
+    ) {
+        let key = Key(upstream: id, model: model)
+        let isFirst = loads.withLock { loads in
+            let isFirst = loads[key] == nil
+            loads[key, default: []] += waiter.map { [$0] } ?? []
+            return isFirst
+        }
+        guard isFirst else { return }
+        gateway.logger.info(
+            "loading a model", metadata: ["upstream": .string(endpoint.configuration.name), "model": .string(model)])
+        let body = UpstreamRequestWriter.load(model: model, keepAlive: endpoint.configuration.warm.keepAlive)
+            .withUnsafeReadableBytes { RequestBody(copying: $0) }
+        let timeouts = endpoint.configuration.timeouts
+        let started = MonotonicTime.now
+        let receiver = LoadReceiver { [self] outcome in finished(key, endpoint, outcome, took: .now - started) }
+        _ = gateway.engine.start(
+            TransferRequest(
+                method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
+                timers: TransferTimers(connect: timeouts.connect, total: timeouts.firstTokenCold)),
+            receiver: receiver, on: loop.delivery)
+    }
+
+    /// A client that leaves does not end the load.
+    func leave(_ generation: Generation) {
+        loads.withLock { loads in
+            for key in loads.keys { loads[key]?.removeAll { $0 === generation } }
+        }
+    }
+
+    private func finished(_ key: Key, _ endpoint: UpstreamEndpoint, _ failure: AttemptFailure?, took: Duration) {
+        let waiters = loads.withLock { $0.removeValue(forKey: key) } ?? []
+        var metadata: Logger.Metadata = [
+            "upstream": .string(endpoint.configuration.name), "model": .string(key.model),
+            "elapsed_ms": .stringConvertible(Int(took.milliseconds)),
+        ]
+        if let failure {
+            metadata["failure"] = .string(failure.label)
+            gateway.logger.warning("a model did not load", metadata: metadata)
+        } else {
+            gateway.noteLoaded(key.upstream, key.model)
+            gateway.logger.info("model loaded", metadata: metadata)
+        }
+        for (index, waiter) in waiters.enumerated() {
+            waiter.loadEnded(failure.map { .failed($0, isFirst: index == 0) } ?? .loaded)
+        }
+    }
+}
+
+/// Gathers the small reply of a load. Its events come one after another, on one event loop.
+private final class LoadReceiver: TransferReceiver {
+    private struct State {
+        var head = ResponseHead(status: 0)
+        var body: [UInt8] = []
+    }
+
+    private let state = Mutex(State())
+    private let done: @Sendable (AttemptFailure?) -> Void
+
+    init(_ done: @escaping @Sendable (AttemptFailure?) -> Void) { self.done = done }
+
+    func receive(_ event: TransferEvent) {
+        switch event {
+        case .head(let head): state.withLock { $0.head = head }
+        case .body(let bytes): state.withLock { if $0.body.count < 64 << 10 { $0.body += bytes } }
+        case .end(let result):
+            let (head, body) = state.withLock { ($0.head, $0.body) }
+            if let failure = result.failure {
+                done(failure.reason == .totalTimer ? .firstTokenTimer : AttemptFailure(failure))
+            } else if head.status != 200 {
+                done(
+                    UpstreamErrorReader.classify(
+                        status: head.status, retryAfter: head.retryAfter, body: body, parser: JSONParser()))
+            } else {
+                done(nil)
+            }
+        }
+    }
+}
+
+extension AttemptFailure {
+    /// What a transfer's failure means for an attempt that nobody ended.
+    init(_ failure: TransferFailure) {
+        self =
+            switch failure.reason {
+            case .resolve: .resolve
+            case .connect, .cancelled: .connect
+            case .connectTimer: .connectTimer
+            case .tls: .tls
+            case .staleConnection: .staleConnection
+            case .noReply: .noReply
+            case .firstByteTimer: .firstTokenTimer
+            case .idleTimer, .totalTimer: .idleTimer
+            case .headTooLarge, .protocolError, .cut, .engine: .protocolError
+            }
+    }
+}

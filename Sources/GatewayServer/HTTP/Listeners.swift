@@ -1,0 +1,120 @@
+import GatewayCore
+import Glibc
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+
+/// The listening sockets: those for clients and those for operators.
+struct Listeners: Sendable {
+    let client: [any Channel]
+    let admin: [any Channel]
+
+    /// Binds the configured addresses, or takes over sockets that are bound already.
+    static func bind(
+        _ gateway: Gateway, handover: Handover, loops: [NIOLoopBound<LoopContext>], group: MultiThreadedEventLoopGroup
+    ) async throws -> Listeners {
+        let configuration = gateway.configuration
+        var client: [any Channel] = []
+        var admin: [any Channel] = []
+        do {
+            for socket in handover.sockets {
+                client.append(
+                    try await bootstrap(Routes.client, gateway, loops, group).withBoundSocket(socket).get())
+            }
+            if handover.sockets.isEmpty {
+                for address in configuration.server.listen {
+                    client.append(try await bind(address, Routes.client, handover, gateway, loops, group))
+                }
+            }
+            for address in configuration.admin.listen {
+                admin.append(try await bind(address, Routes.admin, handover, gateway, loops, group))
+            }
+        } catch {
+            for listener in client + admin { try? await listener.close() }
+            throw error
+        }
+        return Listeners(client: client, admin: admin)
+    }
+
+    /// - Parameter handingOver: whether another process may have taken the addresses over: connections that wait to be
+    ///   accepted must not be lost with the sockets.
+    func close(handingOver: Bool) async {
+        if handingOver, !client.isEmpty {
+            for listener in client { await Handover.sendNewConnectionsToTheNewest(listener) }
+            try? await Task.sleep(for: .milliseconds(100))
+        }
+        for listener in client + admin { try? await listener.close() }
+    }
+
+    private static func bootstrap(
+        _ routes: Routes, _ gateway: Gateway, _ loops: [NIOLoopBound<LoopContext>], _ group: MultiThreadedEventLoopGroup
+    ) -> ServerBootstrap {
+        let contexts = Dictionary(uniqueKeysWithValues: loops.map { (ObjectIdentifier($0.eventLoop), $0) })
+        return ServerBootstrap(group: group)
+            .serverChannelOption(.backlog, value: 1024)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .childChannelOption(.maxMessagesPerRead, value: 4)
+            .childChannelInitializer { channel in
+                let client = ClientID(channel.remoteAddress)
+                guard let context = contexts[ObjectIdentifier(channel.eventLoop)],
+                    gateway.connectionOpened(client, gateway.configuration.server)
+                else { return channel.close() }
+                return channel.eventLoop.makeCompletedFuture {
+                    let connection = HTTPConnection(
+                        gateway: gateway, loop: context.value, routes: routes, client: client)
+                    try channel.pipeline.syncOperations.addHandlers([
+                        ByteMeter(connection),
+                        ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .dropBytes)),
+                        connection,
+                    ])
+                }
+            }
+    }
+
+    private static func bind(
+        _ address: ListenAddress, _ routes: Routes, _ handover: Handover, _ gateway: Gateway,
+        _ loops: [NIOLoopBound<LoopContext>], _ group: MultiThreadedEventLoopGroup
+    ) async throws -> any Channel {
+        let bootstrap = bootstrap(routes, gateway, loops, group)
+        do {
+            switch address {
+            case .tcp(let host, let port):
+                if !handover.takesOver && port != 0 { try await checkFree(host, port, group) }
+                return try await bootstrap.serverChannelOption(.socketOption(.init(rawValue: SO_REUSEPORT)), value: 1)
+                    .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+                    .bind(host: host, port: port).get()
+            case .unix(let path):
+                return try await bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
+            }
+        } catch {
+            throw GatewayError("cannot listen on \(address): \(reason(error))")
+        }
+    }
+
+    /// A socket that shares its port can be bound beside another one: only one that does not share tells whether the
+    /// port is free.
+    private static func checkFree(_ host: String, _ port: Int, _ group: MultiThreadedEventLoopGroup) async throws {
+        let probe = try await ServerBootstrap(group: group).serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .bind(host: host, port: port).get()
+        try await probe.close()
+    }
+
+    private static func reason(_ error: any Error) -> String {
+        guard let error = error as? IOError else { return "\(error)" }
+        switch error.errnoCode {
+        case EADDRINUSE: return "the address is in use"
+        case EACCES: return "permission denied"
+        case EADDRNOTAVAIL: return "this machine has no such address"
+        default: return String(cString: strerror(error.errnoCode))
+        }
+    }
+}
+
+extension ClientID {
+    /// One for each address; all clients of a Unix socket are one.
+    init(_ address: SocketAddress?) {
+        var hasher = Hasher()
+        hasher.combine(address?.ipAddress ?? "")
+        self.init(rawValue: UInt64(bitPattern: Int64(hasher.finalize())))
+    }
+}

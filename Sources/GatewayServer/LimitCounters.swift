@@ -1,0 +1,27 @@
+import Synchronization
+
+/// How often each limit has bitten since the start.
+struct LimitCounters: Sendable {
+    /// A closed set, fit for a metric label.
+    enum Limit: String, CaseIterable, Sendable {
+        case connections
+        case connectionsPerAddress = "connections_per_address"
+        case head, body
+        case clientStall = "client_stall"
+        /// A line or the whole of an upstream's reply.
+        case reply
+        case queue
+        case queueTime = "queue_time"
+        case retryBudget = "retry_budget"
+    }
+
+    private let state = Shared()
+
+    private final class Shared: Sendable {
+        let counts = Mutex([Limit: Int]())
+    }
+
+    func note(_ limit: Limit) { state.counts.withLock { $0[limit, default: 0] += 1 } }
+
+    subscript(limit: Limit) -> Int { state.counts.withLock { $0[limit] ?? 0 } }
+}

@@ -1,0 +1,91 @@
+import Testing
+
+@testable import GatewayCore
+
+/// The breaker's states, with a clock that the test moves.
+struct BreakerTests {
+    private let configuration = BreakerConfiguration()
+    private func at(_ seconds: Double) -> MonotonicTime { MonotonicTime(nanoseconds: Int64(seconds * 1e9)) }
+
+    /// Fails until it opens; says after how many.
+    private func failures(_ breaker: inout Breaker, from start: Double, mayOpen: Bool = true) -> Int? {
+        for count in 1...100 {
+            if breaker.fail(at(start), configuration, mayOpen: mayOpen, jitter: 0) { return count }
+        }
+        return nil
+    }
+
+    @Test func fiveFailuresInARowOpenItForThirtySeconds() {
+        var breaker = Breaker()
+        #expect(failures(&breaker, from: 0) == 5)
+        #expect(!breaker.admits(at(29.9)))
+        #expect(breaker.admits(at(30)))
+    }
+
+    @Test func aSuccessInBetweenStartsTheCountAgain() {
+        var breaker = Breaker()
+        for _ in 0..<4 { _ = breaker.fail(at(0), configuration, mayOpen: true, jitter: 0) }
+        _ = breaker.succeed(at(0), configuration)
+        #expect(failures(&breaker, from: 0) == 5)
+    }
+
+    @Test func halfOfTwentyInTheWindowOpensIt() {
+        var breaker = Breaker()
+        for _ in 0..<10 {
+            _ = breaker.succeed(at(0), configuration)
+            _ = breaker.succeed(at(0), configuration)
+        }
+        // Ten failures of which never five are in a row.
+        var opened: Int?
+        for count in 1...40 where opened == nil {
+            if count % 3 == 0 { _ = breaker.succeed(at(1), configuration) }
+            if breaker.fail(at(1), configuration, mayOpen: true, jitter: 0) { opened = count }
+        }
+        #expect(opened != nil)
+        var later = Breaker()
+        for _ in 0..<4 { _ = later.fail(at(0), configuration, mayOpen: true, jitter: 0) }
+        for _ in 0..<6 { _ = later.succeed(at(31), configuration) }
+        for _ in 0..<4 {
+            #expect(later.fail(at(32), configuration, mayOpen: true, jitter: 0) == false, "what is old does not count")
+        }
+    }
+
+    @Test func halfOpenOneRequestIsTheProbe() {
+        var breaker = Breaker()
+        _ = failures(&breaker, from: 0)
+        breaker.take(at(30))
+        #expect(breaker.state == .halfOpen)
+        #expect(!breaker.admits(at(30)))
+        breaker.release()
+        #expect(breaker.admits(at(30)), "a probe whose client left says nothing")
+        breaker.take(at(30))
+        #expect(breaker.succeed(at(31), configuration) == true)
+        #expect(breaker.state == .closed)
+    }
+
+    @Test func eachFailedProbeOpensItLongerUpToTheMost() {
+        var breaker = Breaker()
+        _ = failures(&breaker, from: 0)
+        var now = 30.0
+        for expected in [60.0, 90, 120, 150, 180, 210, 240, 270, 300, 300] {
+            breaker.take(at(now))
+            #expect(breaker.fail(at(now), configuration, mayOpen: true, jitter: 0) == true)
+            #expect((breaker.openUntil - at(now)).nanoseconds == Int64(expected * 1e9))
+            now += expected
+        }
+    }
+
+    @Test func theLastAvailableOneStaysClosed() {
+        var breaker = Breaker()
+        #expect(failures(&breaker, from: 0, mayOpen: false) == nil)
+        #expect(breaker.state == .closed)
+        #expect(failures(&breaker, from: 1) == 1, "as soon as there is another")
+    }
+
+    @Test func aLateSuccessDoesNotCloseAnOpenOne() {
+        var breaker = Breaker()
+        _ = failures(&breaker, from: 0)
+        #expect(breaker.succeed(at(1), configuration) == false)
+        #expect(!breaker.admits(at(1)))
+    }
+}

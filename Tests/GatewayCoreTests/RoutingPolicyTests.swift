@@ -1,0 +1,212 @@
+import Testing
+
+@testable import GatewayCore
+
+/// Who is asked first under each policy, and what bounds retries.
+struct RoutingPolicyTests {
+    private func at(_ seconds: Double) -> MonotonicTime { MonotonicTime(nanoseconds: Int64(seconds * 1e9)) }
+
+    private func table(
+        _ policy: RoutingPolicy,
+        _ change: (inout [UpstreamConfiguration], inout RoutingConfiguration) -> Void = { _, _ in }
+    ) -> UpstreamTable {
+        var routing = RoutingConfiguration()
+        routing.policy = policy
+        var upstreams = (0..<3).map { index in
+            UpstreamConfiguration(
+                name: "u\(index)", kind: .ollama, url: UpstreamURL(host: "127.0.0.1", port: 1 + index), model: "m")
+        }
+        change(&upstreams, &routing)
+        return UpstreamTable(upstreams: upstreams, routing: routing)
+    }
+
+    private func request(_ id: UInt64, client: UInt64 = 0) -> SelectionRequest {
+        SelectionRequest(waiter: WaiterID(rawValue: id), client: ClientID(rawValue: client), modelID: "x")
+    }
+
+    private func choose(_ table: inout UpstreamTable, _ id: UInt64 = 1, client: UInt64 = 0, now: Double = 0) -> Int? {
+        if case .attempt(let choice) = table.select(request(id, client: client), now: at(now)) {
+            choice.upstream.index
+        } else {
+            nil
+        }
+    }
+
+    private func settle(_ table: inout UpstreamTable, _ index: Int, _ report: AttemptReport, now: Double = 0) {
+        _ = table.settle(UpstreamID(index: index), client: ClientID(rawValue: 0), report, now: at(now))
+    }
+
+    @Test func leastBusyTakesTheFewestForItsSlots() {
+        var table = table(.leastBusy) { upstreams, _ in upstreams[1].maxInFlight = 8 }
+        #expect((0..<6).map { _ in choose(&table) } == [0, 1, 2, 1, 0, 1])
+    }
+
+    @Test func fastestTakesTheQuickestAndAsksTheUnknown() {
+        var table = table(.fastest)
+        for (index, milliseconds) in [300, 100, 200].enumerated() {
+            #expect(choose(&table) == index)
+            settle(&table, index, AttemptReport(.success, firstToken: .milliseconds(milliseconds)))
+        }
+        #expect(choose(&table) == 1)
+        #expect(choose(&table) == 1)
+        #expect(choose(&table) == 1, "150 ms with two of four slots taken")
+        #expect(choose(&table) == 1, "175 ms")
+        #expect(choose(&table) == 2, "full")
+    }
+
+    @Test func weightedGivesEachItsShare() {
+        var table = table(.weighted) { upstreams, _ in
+            for (index, weight) in [5, 1, 2].enumerated() {
+                upstreams[index].weight = weight
+                upstreams[index].maxInFlight = 10_000
+            }
+        }
+        var counts = [0, 0, 0]
+        for _ in 0..<800 { counts[choose(&table)!] += 1 }
+        #expect(counts == [500, 100, 200])
+    }
+
+    @Test func amongEqualsTheLoadedOneThenTheInstalled() {
+        var table = table(.leastBusy)
+        table.setInstalled(UpstreamID(index: 1), ["m:latest"])
+        #expect(choose(&table) == 1)
+        settle(&table, 1, AttemptReport(.neutral))
+        table.setLoaded(UpstreamID(index: 2), .models(["m:latest"]))
+        #expect(choose(&table) == 2)
+    }
+
+    @Test func anOllamaWithoutTheModelComesLast() {
+        var table = table(.priority)
+        table.setInstalled(UpstreamID(index: 0), ["other"])
+        #expect(choose(&table) == 1)
+    }
+
+    @Test func aPinnedRequestTriesThatOneOnly() {
+        var table = table(.priority)
+        var request = request(1)
+        request.pinned = "u2"
+        guard case .attempt(let choice) = table.select(request, now: at(0)) else { return #expect(Bool(false)) }
+        #expect(choice.upstream.index == 2)
+        request.tried.insert(choice.upstream)
+        #expect(table.select(request, now: at(0)) == .exhausted(.noneEnabled))
+    }
+
+    @Test func theBudgetBoundsCostlyRetriesAlone() {
+        var table = table(.priority) { upstreams, routing in
+            for index in upstreams.indices { upstreams[index].maxInFlight = 1000 }
+            routing.retryMinimum = 3
+        }
+        var retry = request(1)
+        retry.tried.insert(UpstreamID(index: 0))
+        for _ in 0..<10 { _ = choose(&table) }
+        retry.isCostlyRetry = true
+        var allowed = 0
+        while case .attempt = table.select(retry, now: at(1)) { allowed += 1 }
+        #expect(allowed == 5, "3 and a fifth of 10")
+        #expect(table.select(retry, now: at(1)) == .exhausted(.retryBudget))
+        retry.isCostlyRetry = false
+        guard case .attempt = table.select(retry, now: at(1)) else { return #expect(Bool(false)) }
+        retry.isCostlyRetry = true
+        guard case .attempt = table.select(retry, now: at(12)) else { return #expect(Bool(false), "it grows again") }
+    }
+
+    @Test func theOperatorsWordStands() {
+        var table = table(.priority)
+        _ = table.setMode("u0", .draining, now: at(0))
+        _ = table.setMode("u1", .disabled, now: at(0))
+        #expect(choose(&table) == 2)
+        _ = table.setMode("u2", .disabled, now: at(0))
+        #expect(table.select(request(2), now: at(0)) == .exhausted(.noneEnabled), "no fail open past an operator")
+        _ = table.setMode("u0", .enabled, now: at(0))
+        #expect(choose(&table) == 0)
+    }
+
+    @Test func aBreakerEjectsAndARecoveredOneStartsSlowly() {
+        var table = table(.priority)
+        for _ in 0..<5 {
+            #expect(choose(&table) == 0)
+            settle(&table, 0, AttemptReport(.failure))
+        }
+        #expect(choose(&table) == 1)
+        #expect(table.plan(request(2), now: at(1))[0].skip == .breakerOpen)
+        #expect(choose(&table, now: 33.1) == 0, "the probe")
+        #expect(choose(&table, now: 33.1) == 1, "the others go elsewhere")
+        settle(&table, 0, AttemptReport(.success), now: 34)
+        #expect(choose(&table, now: 34) == 0, "one slot at first")
+        #expect(choose(&table, now: 34) == 1)
+        #expect(choose(&table, now: 44) == 0)
+    }
+
+    @Test func aFloodOfOneClientDoesNotKeepOthersOut() {
+        var table = UpstreamTable(
+            upstreams: [
+                {
+                    var upstream = UpstreamConfiguration(
+                        name: "u", kind: .query, url: UpstreamURL(host: "127.0.0.1", port: 1))
+                    upstream.maxInFlight = 1
+                    upstream.maxQueue = 4
+                    return upstream
+                }()
+            ], routing: RoutingConfiguration())
+        #expect(choose(&table, 1, client: 7) == 0)
+        for id in 2...5 { _ = table.select(request(UInt64(id), client: 7), now: at(0)) }
+        guard case .refuse = table.select(request(6, client: 7), now: at(0)) else { return #expect(Bool(false)) }
+        // The other client takes the flood's newest place, and is served first: it has nothing running.
+        guard case .wait(_, _, let displaced) = table.select(request(10, client: 8), now: at(0)) else {
+            return #expect(Bool(false))
+        }
+        #expect(displaced == WaiterID(rawValue: 5))
+        _ = table.select(request(11, client: 7), now: at(0))
+        let grants = table.settle(
+            UpstreamID(index: 0), client: ClientID(rawValue: 7), AttemptReport(.success), now: at(1)
+        ).grants
+        #expect(grants.map(\.waiter.rawValue) == [2], "nobody has anything running: in order")
+    }
+
+    @Test func reloadKeepsStateByNameAndEndsWhatIsGone() {
+        var table = table(.priority)
+        for _ in 0..<3 { _ = table.probeFinished(UpstreamID(index: 0), success: false, now: at(0)) }
+        #expect(choose(&table) == 1)
+        var upstreams = table.entries.map(\.configuration)
+        upstreams.swapAt(0, 2)
+        upstreams[0].maxInFlight = 9
+        upstreams.remove(at: 1)
+        let ids = table.configure(upstreams: upstreams, routing: RoutingConfiguration(), models: []).ids
+        #expect(ids.map(\.index) == [2, 0])
+        #expect(table.statuses(now: at(1)).map(\.probe) == [.unknown, .down])
+        #expect(choose(&table, 2) == 2)
+        // What ran at the one that is gone ends in peace.
+        settle(&table, 1, AttemptReport(.success))
+        #expect(table.entries[1].inFlight == 0)
+        // Another address under the same name is another server.
+        upstreams[1].url.port = 99
+        _ = table.configure(upstreams: upstreams, routing: RoutingConfiguration(), models: [])
+        #expect(table.statuses(now: at(1))[1].probe == .unknown)
+    }
+
+    @Test func coldIsWhatIsUpAndNotInItsList() {
+        var table = table(.priority)
+        let first = UpstreamID(index: 0)
+        #expect(!table.isCold(first, model: "m"), "nothing is known")
+        table.setLoaded(first, .models([]))
+        #expect(!table.isCold(first, model: "m"), "not up")
+        _ = table.probeFinished(first, success: true, now: at(0))
+        #expect(table.isCold(first, model: "m"))
+        table.noteLoaded(first, "m")
+        #expect(!table.isCold(first, model: "m"))
+        table.setLoaded(first, .hanging)
+        #expect(table.isCold(first, model: "m"))
+        table.setLoaded(UpstreamID(index: 1), .models(["m"]))
+        #expect(table.isLoadedElsewhere(request(1), than: first, now: at(0)))
+    }
+
+    @Test func backoffIsBoundedAndTheFirstFallbackIsImmediate() {
+        #expect(Backoff.pause(afterAttempts: 0, random: 1) == .zero)
+        #expect(Backoff.pause(afterAttempts: 1, random: 1) == .zero)
+        #expect(
+            (2...9).map { Backoff.pause(afterAttempts: $0, random: 1).milliseconds } == [
+                50, 100, 200, 250, 250, 250, 250, 250,
+            ])
+        #expect(Backoff.pause(afterAttempts: 9, random: 0) == .zero)
+    }
+}
