@@ -51,6 +51,13 @@ let package = Package(
             swiftSettings: strict
         ),
         .target(name: "Support", dependencies: [nioCore, nioPosix], path: "Tests/Support", swiftSettings: strict),
+        .target(
+            name: "FuzzTargets",
+            dependencies: [
+                "CurlMulti", "GatewayCore", "GatewayServer", "GatewayWire", nioCore, logging,
+                .product(name: "NIOEmbedded", package: "swift-nio"),
+            ],
+            path: "Tests/FuzzTargets", swiftSettings: strict),
         .testTarget(name: "CurlMultiTests", dependencies: ["CurlMulti", "Support"], swiftSettings: strict),
         .testTarget(name: "GatewayCoreTests", dependencies: ["GatewayCore"], swiftSettings: strict),
         .testTarget(
@@ -58,10 +65,18 @@ let package = Package(
             resources: [.copy("Fixtures")], swiftSettings: strict),
         .testTarget(
             name: "GatewayServerTests",
-            dependencies: ["GatewayServer", "CurlMulti", "GatewayCore", "GatewayWire", "Support", nioCore, logging],
-            resources: [.copy("Fixtures")],
+            dependencies: [
+                "GatewayServer", "FuzzTargets", "CurlMulti", "GatewayCore", "GatewayWire", "Support", nioCore, logging,
+            ],
+            resources: [.copy("Fixtures"), .copy("FuzzCorpus")],
             swiftSettings: strict
         ),
     ],
     cxxLanguageStandard: .cxx17
 )
+
+// The fuzzer links only with its own flags: scripts/fuzz.
+if Context.environment["WEBLLM_GATEWAY_FUZZ"] != nil {
+    package.targets.append(
+        .executableTarget(name: "Fuzz", dependencies: ["FuzzTargets"], path: "Tests/Fuzz", swiftSettings: strict))
+}

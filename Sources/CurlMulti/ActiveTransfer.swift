@@ -17,7 +17,6 @@ final class ActiveTransfer {
     let outbox: Int
     let started: Int64
     let window: Int
-    let maxHeaderBytes: Int
 
     /// Nil while the host's name is looked up.
     var easy: UnsafeMutableRawPointer?
@@ -32,9 +31,7 @@ final class ActiveTransfer {
     private var sends = 0
     private(set) var abortReason: TransferFailure.Reason?
 
-    private var headerBytes = 0
-    private var head = ResponseHead(status: 0)
-    private var isHeadDone = false
+    private var reader: ResponseHeadReader
     /// Ready for the receiver: taken at the end of the turn.
     private(set) var readyHead: ResponseHead?
     private(set) var readyBody: [UInt8] = []
@@ -53,7 +50,7 @@ final class ActiveTransfer {
         self.phase = phase
         self.loop = loop
         window = configuration.window
-        maxHeaderBytes = configuration.maxHeaderBytes
+        reader = ResponseHeadReader(limit: configuration.maxHeaderBytes)
         started = loop.now
         lastProgress = started
     }
@@ -76,27 +73,16 @@ final class ActiveTransfer {
     /// - Returns: whether the transfer may go on.
     func receiveHeader(_ line: UnsafeRawBufferPointer) -> Bool {
         noteBytes()
-        headerBytes += line.count
-        guard headerBytes <= maxHeaderBytes else {
+        switch reader.read(line) {
+        case .more: return true
+        case .head(let head):
+            readyHead = head
+            loop.markDirty(self)
+            return true
+        case .tooLarge:
             abortReason = .headTooLarge
             return false
         }
-        guard !isHeadDone else { return true }  // a trailer
-        if line.starts(with: "HTTP/".utf8) {
-            head = ResponseHead(status: Self.status(of: line))
-        } else if line.first == 13 || line.first == 10 {
-            // Interim heads (RFC 9110 section 15.2) are followed by another; 101 is never asked for and never followed.
-            if head.status >= 200 || head.status == 101 {
-                isHeadDone = true
-                readyHead = head
-                loop.markDirty(self)
-            }
-        } else if let value = Self.value(of: "content-type", in: line) {
-            head.contentType = value
-        } else if let value = Self.value(of: "retry-after", in: line) {
-            head.retryAfter = value
-        }
-        return true
     }
 
     /// - Returns: whether the bytes were taken; the same ones come again after a pause.
@@ -153,34 +139,7 @@ final class ActiveTransfer {
         return next
     }
 
-    var wasAnswered: Bool { headerBytes > 0 }
-
-    // MARK: Parsing
-
-    private static func status(of line: UnsafeRawBufferPointer) -> Int {
-        guard let space = line.firstIndex(of: 0x20) else { return 0 }
-        var status = 0
-        for byte in line[(space + 1)...].prefix(3) {
-            guard byte >= 0x30, byte <= 0x39 else { return 0 }
-            status = status * 10 + Int(byte - 0x30)
-        }
-        return status
-    }
-
-    private static func value(of name: StaticString, in line: UnsafeRawBufferPointer) -> String? {
-        let length = name.utf8CodeUnitCount
-        guard line.count > length, line[length] == UInt8(ascii: ":") else { return nil }
-        for index in 0..<length {
-            let byte = line[index]
-            guard (byte | (byte >= 0x41 && byte <= 0x5A ? 0x20 : 0)) == name.utf8Start[index] else { return nil }
-        }
-        let value = line[(length + 1)...].prefix(257).filter { $0 >= 0x20 && $0 < 0x7F }
-        guard value.count <= 256 else { return nil }
-        var text = Substring(decoding: value, as: UTF8.self)
-        while text.first == " " { text.removeFirst() }
-        while text.last == " " { text.removeLast() }
-        return String(text)
-    }
+    var wasAnswered: Bool { reader.hasBegun }
 }
 
 extension Duration {

@@ -13,6 +13,21 @@ package enum ConfigurationLoader {
         file path: String?, environment: [String: String], listen: [String] = []
     ) throws(ConfigurationError) -> LoadedConfiguration {
         let text = try path.map { path throws(ConfigurationError) in try read(path) }
+        var loaded = try read(text: text, path: path, environment: environment, listen: listen)
+        if let path, let text, isReadableByOthers(path), text.contains("api_key"),
+            loaded.configuration.upstreams.contains(where: { $0.apiKey != nil && text.contains($0.apiKey!) })
+        {
+            loaded.warnings.append(
+                "\(path) holds an api_key and can be read by other users; chmod 600, or use \"env:NAME\"")
+        }
+        return loaded
+    }
+
+    /// The same, of a text that is read already.
+    /// - Parameter path: for messages; nil where there is no file.
+    package static func read(
+        text: String?, path: String?, environment: [String: String] = [:], listen: [String] = []
+    ) throws(ConfigurationError) -> LoadedConfiguration {
         let root: TOMLTable
         do {
             root = try TOMLTable(string: text ?? "")
@@ -31,13 +46,7 @@ package enum ConfigurationLoader {
         }
         GatewayReader.checkWhole(configuration, log: log)
         guard log.faults.isEmpty else { throw .faults(path: path ?? "configuration", log.faults) }
-        var warnings: [String] = []
-        if let path, let text, isReadableByOthers(path), text.contains("api_key"),
-            configuration.upstreams.contains(where: { $0.apiKey != nil && text.contains($0.apiKey!) })
-        {
-            warnings.append("\(path) holds an api_key and can be read by other users; chmod 600, or use \"env:NAME\"")
-        }
-        return LoadedConfiguration(configuration: configuration, entries: log.entries, warnings: warnings)
+        return LoadedConfiguration(configuration: configuration, entries: log.entries, warnings: [])
     }
 
     static func addresses(

@@ -5,7 +5,7 @@ import NIOHTTP1
 import NIOPosix
 
 /// The listening sockets: those for clients and those for operators.
-struct Listeners: Sendable {
+package struct Listeners: Sendable {
     let client: [any Channel]
     let admin: [any Channel]
 
@@ -60,15 +60,27 @@ struct Listeners: Sendable {
                     gateway.connectionOpened(client, gateway.configuration.server)
                 else { return channel.close() }
                 return channel.eventLoop.makeCompletedFuture {
-                    let connection = HTTPConnection(
-                        gateway: gateway, loop: context.value, routes: routes, client: client)
-                    try channel.pipeline.syncOperations.addHandlers([
-                        ByteMeter(connection),
-                        ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .dropBytes)),
-                        connection,
-                    ])
+                    try serve(channel, gateway, context.value, routes, client)
                 }
             }
+    }
+
+    private static func serve(
+        _ channel: any Channel, _ gateway: Gateway, _ loop: LoopContext, _ routes: Routes, _ client: ClientID
+    ) throws {
+        let connection = HTTPConnection(gateway: gateway, loop: loop, routes: routes, client: client)
+        try channel.pipeline.syncOperations.addHandlers([
+            ByteMeter(connection),
+            ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .dropBytes)),
+            connection,
+        ])
+    }
+
+    /// Serves a client on a channel that no listener accepted, such as one without a socket. Call on its event loop.
+    package static func serve(_ channel: any Channel, by gateway: Gateway) throws {
+        let client = ClientID(channel.remoteAddress)
+        _ = gateway.connectionOpened(client, gateway.configuration.server)
+        try serve(channel, gateway, LoopContext(eventLoop: channel.eventLoop, gateway: gateway), Routes.client, client)
     }
 
     private static func bind(

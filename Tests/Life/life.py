@@ -1,0 +1,108 @@
+"""What the life-cycle tests share: processes, clients, figures of a process."""
+import asyncio
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def wait_for(condition, seconds, what):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit(f"life: {what} did not come within {seconds} s")
+        time.sleep(0.01)
+
+
+def free_ports(count):
+    import socket
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Upstream:
+    def __init__(self, port, pieces=3, pause=0.0):
+        self.port, self.arguments = port, [str(pieces), str(pause)]
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / "upstream.py", str(self.port), *self.arguments], stdout=subprocess.PIPE)
+        self.process.stdout.readline()
+
+    def stop(self, with_signal=signal.SIGKILL):
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(with_signal)
+        self.process.wait()
+
+
+class Gateway:
+    def __init__(self, binary, config, log, *options):
+        self.log = open(log, "ab")
+        self.process = subprocess.Popen([binary, "serve", "--config", config, *options], stderr=self.log)
+
+    def has_logged(self, text, log):
+        return text in pathlib.Path(log).read_text()
+
+    def memory_kib(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def end(self, seconds=40):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=seconds)
+        self.log.close()
+        return code
+
+
+def write_config(path, port, admin, upstreams, extra=""):
+    text = f'[server]\nlisten = ["127.0.0.1:{port}"]\n{extra}\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
+    for index, upstream in enumerate(upstreams):
+        text += (f'[[upstream]]\nname = "u{index}"\nkind = "ollama"\nurl = "http://127.0.0.1:{upstream.port}"\n'
+                 'model = "m"\nmax_in_flight = 200\nmax_queue = 1000\n'
+                 'timeouts = { connect = "1s", first_token = "2s", idle = "2s" }\n'
+                 'breaker = { open = "1s", max_open = "3s" }\n'
+                 'health = { interval = "500ms", timeout = "500ms" }\n')
+    pathlib.Path(path).write_text(text)
+
+
+class Cut(Exception):
+    """The connection ended before the reply was whole."""
+
+
+async def read_reply(reader):
+    """Head and body of one reply, to the end that its framing promises."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        status = int(head.split(" ")[1])
+        lower = head.lower()
+        if "transfer-encoding: chunked" in lower:
+            body = b""
+            while size := int(await reader.readuntil(b"\r\n"), 16):
+                body += (await reader.readexactly(size + 2))[:-2]
+            await reader.readexactly(2)
+        else:
+            body = await reader.readexactly(int(re.search(r"content-length: (\d+)", lower)[1]))
+    except (asyncio.IncompleteReadError, ConnectionError) as error:
+        raise Cut(str(error)) from error
+    return status, lower, body.decode()
+
+
+def infer_request(prompt, stream=False):
+    body = json.dumps({"prompt": prompt, "stream": stream}).encode()
+    return (b"POST /webllm/api/infer HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
