@@ -100,6 +100,21 @@ struct FramingTests {
         Case("HTTP/1.0 chunked", "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", [400]),
         Case("F124", get + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nRAW" + evil, [200]),
         Case("CONNECT", "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n" + evil, [400, 404, 405]),
+        Case(
+            "F19", bytes: Array((post + "Content-Length: ").utf8) + [0xD9, 0xA5] + Array("\r\n\r\nhello".utf8), [400]),
+        Case("F22", bytes: Array((post + "Content-Length").utf8) + [0x85] + Array(": 5\r\n\r\nhello".utf8), [400]),
+        coding("F39", "chunked\t", [400, 501]), coding("F41", "chunked\0", [400, 501]),
+        Case("F60", chunked + "0\r\n\n", [400]),
+        Case("F76", "GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", [400]),
+        Case("F89", bytes: Array(get.utf8) + [0xEF] + Array("oo: bar\r\n\r\n".utf8), [400]),
+        Case("F90", post + "Transfer-\r\nEncoding: chunked\r\n\r\n0\r\n\r\n", [400]),
+        Case("F91", "GET / HTTP/1.1\r\nHost: a\r\n\rZGET /evil: HTTP/1.1\r\n\r\n", [400]),
+        Case("F103", "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", [400]),
+        Case("F109", "GET /\r\n\r\n", [400, 505]),
+        Case(
+            "F126",
+            get + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n" + evil,
+            [200]),
         Case("expects something", post + "Expect: more\r\nContent-Length: 1\r\n\r\n", [417]),
     ]
 
@@ -123,6 +138,9 @@ struct FramingTests {
         Case("F119", get + "Content-Length: 10\r\n\r\n1234567890" + evil, [200], [404]),
         Case("F120", post + "Content-Type: application/json\r\n\r\n" + evil, [411], [404]),
         Case("F121", get + "\r\n" + evil, [200], [404]),
+        Case("F72", chunked + "0\r\nAuthorization: Bearer GOOD\r\n\r\n" + get + "\r\n", [415], [200]),
+        Case("F73", chunked + "0\r\nX:POST / HTTP/1.1\r\n\r\n" + get + "\r\n", [415], [200]),
+        Case("F108", String(repeating: "\r\n", count: 1000) + get + "\r\n", [200]),
         Case("leading line ends", "\r\n\r\n" + get + "\r\n", [200]),
         Case("TRACE", "TRACE /webllm/api/models HTTP/1.1\r\nHost: a\r\n\r\n", [405]),
     ]
@@ -136,6 +154,29 @@ struct FramingTests {
 
     @Test func theFirstAnswerIsWholeBeforeGarbageIsRefused() async throws {
         try await check(Case("F123", Self.get + "\r\n\0\u{01}garbage", [200], [400]), closes: true)
+    }
+
+    @Test func trailingGarbageAfterAChunkedBody() async throws {
+        try await check(Case("F74", Self.chunked + "0\r\n\r\n\0", [415], [400]), closes: true)
+    }
+
+    /// F134: a request that is cut off anywhere is no request.
+    @Test func aRequestThatEndsEarlyReachesNobody() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            let whole = Array(
+                RawClient.text(
+                    "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
+                    body: #"{"prompt":"x"}"#
+                ).utf8)
+            for cut in stride(from: 1, to: whole.count, by: 7) {
+                try await gateway.client.connect { try await $0.send(bytes: Array(whole[..<cut])) }
+            }
+            #expect(try await gateway.client.request("GET", "/webllm/api/models").status == 200)
+            #expect(!upstream.state.requests.contains { $0.line.hasPrefix("POST") })
+        }
+        await upstream.close()
     }
 
     private func check(_ item: Case, closes: Bool, byteByByte: Bool = false) async throws {

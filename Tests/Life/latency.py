@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""How fast the gateway acts when something goes: figures for docs/reliability.md.
+
+    Tests/Life/latency.py --gateway .build/release/webllm-gateway [--rounds 200]
+
+- a client leaves -> the upstream's connection is closed, in each phase
+- an upstream dies while it answers nothing -> the first byte from the next
+- 500 slow heads -> what other clients feel
+"""
+import argparse
+import asyncio
+import pathlib
+import socket
+import statistics
+import struct
+import sys
+import tempfile
+import time
+
+from life import Gateway, free_ports, infer_request, read_reply, wait_for, write_config
+
+
+def milliseconds(times):
+    times = sorted(times)
+    return f"p50 {statistics.median(times) * 1000:.2f} ms, p99 {times[int(len(times) * 0.99)] * 1000:.2f} ms"
+
+
+class Upstream:
+    """Answers as its phase says, and notes when the gateway closes the connection of a generation."""
+
+    def __init__(self, port):
+        self.port, self.phase = port, "whole"
+        self.asked, self.closed = asyncio.Queue(), asyncio.Queue()
+
+    async def start(self):
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", self.port)
+
+    async def serve(self, reader, writer):
+        generating = False
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if head.startswith(b"GET"):
+                    body = b'{"version":"1","models":[{"name":"m:latest"}]}'
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                    continue
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                generating = True
+                if self.phase == "dies":
+                    self.asked.put_nowait(writer)
+                    await reader.read()
+                    return
+                if self.phase != "waiting":
+                    line = b'{"model":"m","message":{"role":"assistant","content":"a"},"done":false}\n'
+                    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(line), line))
+                if self.phase == "whole":
+                    line = b'{"model":"m","message":{"role":"assistant","content":""},"done":true}\n'
+                    writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(line), line))
+                    generating = False
+                    continue
+                self.asked.put_nowait(writer)
+                await reader.read()
+                return
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            if generating:
+                self.closed.put_nowait(time.monotonic())
+            writer.close()
+
+
+async def leaving(port, upstream, phase, stream, rounds):
+    upstream.phase = phase
+    times = []
+    for _ in range(rounds):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(infer_request("x", stream))
+        await upstream.asked.get()
+        if phase == "streaming" and stream:
+            await reader.readuntil(b'{"text":"a"}')
+        left = time.monotonic()
+        writer.transport.abort()
+        times.append(await upstream.closed.get() - left)
+    return times
+
+
+async def dying(port, first, second, rounds):
+    first.phase, second.phase = "dies", "whole"
+    times = []
+    for _ in range(rounds):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(infer_request("x", True))
+        victim = await first.asked.get()
+        died = time.monotonic()
+        raw = victim.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        victim.transport.abort()
+        await reader.readuntil(b'{"text":"a"}')
+        times.append(time.monotonic() - died)
+        await first.closed.get()
+        writer.close()
+    return times
+
+
+async def asking(port, rounds):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    times = []
+    for _ in range(rounds):
+        started = time.monotonic()
+        writer.write(infer_request("x"))
+        await read_reply(reader)
+        times.append(time.monotonic() - started)
+    writer.close()
+    return times
+
+
+async def slow_heads(port, count, seconds):
+    """Each sends a byte of its head now and then."""
+    async def one():
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            for byte in b"GET /webllm/api/health HTTP/1.1\r\n" * 3:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(seconds / 20)
+        except OSError:
+            pass
+    return [asyncio.create_task(one()) for _ in range(count)]
+
+
+async def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gateway", required=True)
+    parser.add_argument("--rounds", type=int, default=200)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        log, config = f"{folder}/log", f"{folder}/gateway.conf"
+        port, one, two = free_ports(3)
+        first, second = Upstream(one), Upstream(two)
+        await first.start()
+        await second.start()
+        write_config(config, port, 0, [first, second])
+        # The breaker would leave the dying one alone.
+        text = pathlib.Path(config).read_text().replace('open = "1s"', 'failures = 1000, min_requests = 100000, open = "1s"')
+        pathlib.Path(config).write_text("[routing]\nretry_minimum = 10000\n" + text)
+        gateway = Gateway(arguments.gateway, config, log)
+        try:
+            wait = lambda: '"listening"' in pathlib.Path(log).read_text()
+            while not wait():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            for phase, stream in [("waiting", True), ("streaming", True), ("streaming", False)]:
+                times = await leaving(port, first, phase, stream, arguments.rounds)
+                name = f"{phase}, {'a stream' if stream else 'a plain reply'}"
+                print(f"client leaves while {name}: upstream closed after {milliseconds(times)}")
+            times = await dying(port, first, second, arguments.rounds)
+            print(f"upstream dies before a token: first byte of the next after {milliseconds(times)}")
+            first.phase = "whole"
+            before = await asking(port, 500)
+            tasks = await slow_heads(port, 500, 5)
+            await asyncio.sleep(0.5)
+            after = await asking(port, 500)
+            for task in tasks:
+                task.cancel()
+            print(f"others, without slow heads: {milliseconds(before)}")
+            print(f"others, beside 500 slow heads: {milliseconds(after)}")
+        finally:
+            gateway.end()
+            first.server.close()
+            second.server.close()
+    return 0
+
+
+sys.exit(asyncio.run(main()))

@@ -1,0 +1,27 @@
+#!/usr/bin/env python3
+"""The life-cycle tests: restarts under load, and a short soak of faults; each says its figures.
+
+    Tests/Life/run.py --gateway .build/debug/webllm-gateway [--seconds 30]
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--gateway", required=True)
+parser.add_argument("--seconds", type=int, default=30)
+parser.add_argument("--clients", type=int, default=200)
+parser.add_argument("--restarts", type=int, default=20)
+parser.add_argument("--memory", type=int, default=24)
+arguments = parser.parse_args()
+checks = [
+    ["restart.py", "--restarts", arguments.restarts],
+    ["soak.py", "--seconds", arguments.seconds, "--clients", arguments.clients, "--memory", arguments.memory],
+]
+for script, *options in checks:
+    command = [sys.executable, HERE / script, "--gateway", arguments.gateway, *map(str, options)]
+    if subprocess.run(command, check=False).returncode != 0:
+        sys.exit(f"life: {script} failed")
