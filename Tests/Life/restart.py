@@ -70,6 +70,9 @@ async def main():
             running = False
             gateway.end()
             upstream.stop()
+            text = pathlib.Path(log).read_text()
+    if failed and "Sanitizer" in text:
+        print(text[text.index("Sanitizer") - 100:][:8000])
     print(f"restart: {arguments.restarts} restarts, {arguments.connections} connections, {answered} answers, "
           f"{len(failed)} failed")
     for failure in failed[:5]:

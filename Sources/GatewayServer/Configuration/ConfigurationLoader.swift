@@ -28,6 +28,11 @@ package enum ConfigurationLoader {
     package static func read(
         text: String?, path: String?, environment: [String: String] = [:], listen: [String] = []
     ) throws(ConfigurationError) -> LoadedConfiguration {
+        if let text, let fault = TOMLHeaderCheck.firstFault(text) {
+            throw .syntax(
+                path: path ?? "", line: fault.line, column: fault.column,
+                reason: "a table header needs a name of A-Z a-z 0-9 _ - or a quoted one")
+        }
         let root: TOMLTable
         do {
             root = try TOMLTable(string: text ?? "")

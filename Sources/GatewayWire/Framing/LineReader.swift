@@ -18,8 +18,10 @@ struct LineReader {
     /// - Returns: false where a line is longer than allowed.
     mutating func feed(_ bytes: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) -> Bool) -> Bool {
         var rest = bytes
-        if skipsLF, rest.first == 0x0A { rest = UnsafeRawBufferPointer(rebasing: rest.dropFirst()) }
-        if !rest.isEmpty { skipsLF = false }
+        if let first = rest.first {
+            if skipsLF, first == 0x0A { rest = UnsafeRawBufferPointer(rebasing: rest.dropFirst()) }
+            skipsLF = false
+        }
         while let end = lineEnd(in: rest) {
             let line = UnsafeRawBufferPointer(rebasing: rest[..<end])
             var next = end + 1
