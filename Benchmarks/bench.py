@@ -105,6 +105,8 @@ def proxy(folder, name, port, upstream_port):
 def gateway(folder, binary, port, upstream_port):
     config = folder / f"gateway-{port}.conf"
     config.write_text(f"""
+[admin]
+listen = []
 [server]
 listen = ["127.0.0.1:{port}"]
 max_requests_per_connection = 1000000000

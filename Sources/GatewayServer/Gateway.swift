@@ -11,6 +11,7 @@ package final class Gateway: Sendable {
     let store: any RequestStore
     let logger: Logger
     let limits = LimitCounters()
+    let metrics = Metrics()
     private let logSink: LogSink
     private let current: Mutex<Snapshot>
     private let table: Mutex<UpstreamTable>
@@ -167,12 +168,14 @@ package final class Gateway: Sendable {
     func probeFinished(_ id: UpstreamID, success: Bool, reason: String) -> UpstreamTransition? {
         let (transition, grants) = table.withLock { $0.probeFinished(id, success: success, now: .now) }
         grant(grants)
+        metrics.probe(name(of: id), success: success)
         if let transition { tell(transition, id, reason: reason) }
         return transition
     }
 
     private func tell(_ transition: UpstreamTransition, _ id: UpstreamID, reason: String?) {
         var metadata: Logger.Metadata = ["upstream": .string(name(of: id))]
+        metrics.transition(name(of: id), transition)
         switch transition {
         case .probedUp: logger.notice("upstream is up", metadata: metadata)
         case .probedDown:
@@ -259,7 +262,9 @@ package final class Gateway: Sendable {
 
     var droppedLogLines: Int { logSink.droppedLines }
 
-    func logAccess(_ record: AccessRecord, _ configuration: LogConfiguration) {
+    /// A request is over: counted, and told in the access log.
+    func finished(_ record: AccessRecord, _ configuration: LogConfiguration) {
+        metrics.request(record)
         guard configuration.access else { return }
         logSink.write { lines in
             var line = LogLine(configuration.format, into: &lines)

@@ -33,7 +33,7 @@ class Gateway:
         self._directory = tempfile.TemporaryDirectory(prefix="webllm-page-")
         configuration = pathlib.Path(self._directory.name, "gateway.conf")
         configuration.write_text(
-            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\ndrain_timeout = "0s"\n[webllm]\n{webllm}\n'
+            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\ndrain_timeout = "0s"\n[admin]\nlisten = []\n[webllm]\n{webllm}\n'
             + "".join(upstreams)
         )
         # What deployments set would change the upstreams.

@@ -99,6 +99,8 @@ class Gateway:
         self.port = free_port()
         config = pathlib.Path(folder) / "gateway.conf"
         config.write_text(f"""
+[admin]
+listen = []
 [server]
 listen = ["127.0.0.1:{self.port}"]
 [[upstream]]

@@ -191,7 +191,7 @@ actor Exchange {
 
     private func settle(_ report: InferReport, _ result: GenerationResult) {
         gateway.store.record(report.historyEntry(error: result))
-        gateway.logAccess(
+        gateway.finished(
             AccessRecord(
                 requestID: headerID, route: "infer", method: head.method.rawValue, status: report.status,
                 outcome: report.outcome, duration: .now - accepted, trace: result.trace,
@@ -250,7 +250,7 @@ actor Exchange {
         }
         var trace = GenerationTrace()
         trace.attempts = attempts
-        gateway.logAccess(
+        gateway.finished(
             AccessRecord(
                 requestID: headerID, route: "batch", method: head.method.rawValue,
                 status: outcome == .clientLeft ? 499 : 200, outcome: outcome, duration: .now - accepted, trace: trace,
@@ -278,7 +278,7 @@ actor Exchange {
         var reply = Reply.error(400, message)
         reply.head.requestID = headerID
         connection.value.reply(reply)
-        gateway.logAccess(
+        gateway.finished(
             AccessRecord(
                 requestID: headerID, route: route, method: head.method.rawValue, status: 400, outcome: .refused,
                 duration: .now - accepted, trace: GenerationTrace(), tokens: 0), settings.log)

@@ -205,6 +205,7 @@ actor Generation {
             defer {
                 queueDeadline = nil
                 trace.queueTime += MonotonicTime.now - started
+                gateway.metrics.waited(.now - started, left: abandonReason == .clientLeft)
             }
             while true {
                 switch await next() {
@@ -424,6 +425,8 @@ actor Generation {
             if case .reply(.lineTooLong) = failure { gateway.limits.note(.reply) }
             gateway.logFailure(failure, upstream: upstream, requestID: job.requestID, elapsed: heldFor, decision)
         }
+        gateway.metrics.attempt(
+            trace.upstream ?? "", ended.outcome, trace, ended.usage, fellBack: decision.next && !isCommitted)
         trace.end(ended.outcome)
         gateway.settle(choice.upstream, client: job.client, report)
         return decision

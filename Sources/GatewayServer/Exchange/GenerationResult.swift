@@ -26,7 +26,7 @@ struct GenerationTrace: Sendable {
     }
 
     /// Where a generation is now. A closed set.
-    enum Phase: String, Sendable { case planned, queued, loading, prompt, generating }
+    enum Phase: String, Sendable, CaseIterable { case planned, queued, loading, prompt, generating }
 
     var attempts: [Attempt] = []
     var phase: Phase = .planned

@@ -187,7 +187,7 @@ final class HTTPConnection: ChannelInboundHandler {
             if refusal.status == 431 { gateway.limits.note(.head) }
             if refusal.status == 413 { gateway.limits.note(.body) }
             let id = loop.makeRequestID()
-            gateway.logAccess(
+            gateway.finished(
                 AccessRecord(
                     requestID: id, route: "none", method: "", status: refusal.status, outcome: .refused,
                     duration: .now - phaseStart), snapshot.configuration.log)

@@ -119,12 +119,14 @@ extension HTTPServer: GatewayOperations {
             let snapshot = try gateway.apply(configuration)
             let probers = probers
             probers.eventLoop.execute { probers.value.update(snapshot) }
+            gateway.metrics.reload(success: true)
             let needsRestart = configuration.settingsThatNeedRestart(from: old)
             gateway.logger.notice(
                 "configuration reloaded",
                 metadata: needsRestart.isEmpty ? nil : ["needs_restart": "\(needsRestart.joined(separator: ","))"])
             return needsRestart
         } catch {
+            gateway.metrics.reload(success: false)
             gateway.logger.error("configuration not reloaded; the old one stays", metadata: ["reason": "\(error)"])
             throw error
         }

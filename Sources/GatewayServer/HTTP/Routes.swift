@@ -43,7 +43,8 @@ struct Routes: Sendable {
     private let check: Check
 
     static let client = Routes(webLLM + ChatPage.routes + AdminReplies.healthRoutes) { _, _ in nil }
-    static let admin = Routes(AdminReplies.routes + AdminReplies.healthRoutes, check: AdminAccess.check)
+    static let admin = Routes(
+        AdminReplies.routes + AdminReplies.healthRoutes + [MetricsReply.route], check: AdminAccess.check)
 
     private init(_ all: [Route], check: @escaping Check) {
         self.check = check
@@ -86,7 +87,7 @@ struct Routes: Sendable {
             let id = request.requestID ?? loop.makeRequestID()
             reply.head.requestID = id
             connection.reply(reply)
-            gateway.logAccess(
+            gateway.finished(
                 AccessRecord(
                     requestID: id, route: name, method: request.method.rawValue, status: reply.head.status,
                     outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - started),
