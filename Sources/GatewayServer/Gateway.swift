@@ -20,6 +20,7 @@ package final class Gateway: Sendable {
     private let nextWaiter = Atomic<UInt64>(0)
     private let draining = Atomic<Bool>(false)
     private let connections = Atomic<Int>(0)
+    private let bodyBytes = Atomic<Int>(0)
     private let connectionsByAddress = Mutex<[ClientID: Int]>([:])
     private let loaderBox = Mutex<ModelLoader?>(nil)
     /// What the server that runs this gateway can be asked to do; nil before it runs and after it stopped.
@@ -254,6 +255,19 @@ package final class Gateway: Sendable {
         connectionsByAddress.withLock { counts in
             if let count = counts[client] { counts[client] = count > 1 ? count - 1 : nil }
         }
+    }
+
+    /// Request bodies in memory, of all connections.
+    /// - Returns: false where there is no room for so many bytes more.
+    func reserve(_ bytes: Int, of limit: Int) -> Bool {
+        if bodyBytes.add(bytes, ordering: .relaxed).newValue <= limit { return true }
+        release(bytes)
+        limits.note(.bodyMemory)
+        return false
+    }
+
+    func release(_ bytes: Int) {
+        if bytes > 0 { bodyBytes.subtract(bytes, ordering: .relaxed) }
     }
 
     package var openConnections: Int { connections.load(ordering: .relaxed) }

@@ -7,6 +7,8 @@ struct LimitCounters: Sendable {
         case connections
         case connectionsPerAddress = "connections_per_address"
         case head, body
+        /// All request bodies together.
+        case bodyMemory = "body_memory"
         case clientStall = "client_stall"
         /// A line or the whole of an upstream's reply.
         case reply

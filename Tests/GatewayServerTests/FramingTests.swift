@@ -1,4 +1,5 @@
 import GatewayCore
+import Glibc
 import Support
 import Testing
 
@@ -147,6 +148,34 @@ struct FramingTests {
 
     @Test(arguments: accepted)
     func isAnsweredInOrder(_ item: Case) async throws { try await check(item, closes: false) }
+
+    /// What both nginx and HAProxy refuse must not pass here. Without them on the machine there is nothing to compare.
+    @Test func nothingPassesThatBothNginxAndHAProxyRefuse() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(body: "ok") }
+        }
+        var refusals: [PeerProxy.Kind: Set<String>] = [:]
+        for (offset, kind) in PeerProxy.Kind.allCases.enumerated() {
+            let port = 18_300 + Int(getpid()) % 1000 * 2 + offset
+            guard let proxy = try PeerProxy(kind, port: port, upstream: upstream.port) else { continue }
+            defer { proxy.stop() }
+            let client = RawClient(port: port)
+            while (try? await client.request("GET", "/")) == nil { await Task.yield() }
+            for item in Self.accepted {
+                let reply = try await client.connect { connection in
+                    try? await connection.send(bytes: item.bytes)
+                    return try await connection.reply()
+                }
+                // No answer at all is a refusal too.
+                if reply.status == 0 || reply.status >= 400 { refusals[kind, default: []].insert(item.id) }
+            }
+        }
+        if let nginx = refusals[.nginx], let haproxy = refusals[.haproxy] {
+            // The gateway knows no TRACE either, and says so without closing.
+            #expect(nginx.intersection(haproxy).subtracting(["TRACE"]).isEmpty)
+        }
+        await upstream.close()
+    }
 
     @Test func afterConnectionCloseNothingIsRead() async throws {
         try await check(Case("F122", Self.get + "Connection: close\r\n\r\n" + Self.evil, [200]), closes: true)

@@ -39,6 +39,46 @@ struct LimitTests {
         await upstream.close()
     }
 
+    @Test func bodiesOfAllConnectionsAreBoundedTogether() async throws {
+        try await RunningGateway.run([]) {
+            $0.server.maxBodyMemory = 4096
+        } _: { (gateway: RunningGateway) async throws in
+            let head = "POST /webllm/api/infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            let client = gateway.client
+            try await client.connect { first in
+                try await first.send(head + "Content-Length: 4000\r\n\r\n" + String(repeating: " ", count: 3000))
+                // The second comes when the first one's bytes are there.
+                while true {
+                    let reply = try await client.request(
+                        "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
+                        body: String(repeating: " ", count: 2000))
+                    if reply.status == 503 { break }
+                }
+                try await first.send(String(repeating: " ", count: 1000))
+                #expect(try await first.reply().status == 400, "blanks are no JSON")
+            }
+            #expect(gateway.server.gateway.limits[.bodyMemory] >= 1)
+            let reply = try await client.request(
+                "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
+                body: String(repeating: " ", count: 4000))
+            #expect(reply.status == 400, "the room is there again")
+        }
+    }
+
+    @Test func connectionsOfOneAddressAreLimited() async throws {
+        try await RunningGateway.run([]) {
+            $0.server.maxConnectionsPerAddress = 1
+        } _: { (gateway: RunningGateway) async throws in
+            let client = gateway.client
+            try await client.connect { first in
+                try await first.send(RawClient.text("GET", "/webllm/api/health"))
+                #expect(try await first.reply().status == 200)
+                #expect(try await client.connect { try await $0.readToEnd() } == "")
+            }
+            #expect(gateway.server.gateway.limits[.connectionsPerAddress] == 1)
+        }
+    }
+
     @Test func connectionsOverTheLimitAreClosedAndLaterOnesServed() async throws {
         try await RunningGateway.run([]) {
             $0.server.maxConnections = 1

@@ -31,6 +31,8 @@ package struct ServerConfiguration: Sendable, Equatable {
     package var curlLoops = 1
     /// Largest request body, in bytes.
     package var maxBody = 4 << 20
+    /// Bytes that the bodies of all requests may take together, while they arrive, wait and run.
+    package var maxBodyMemory = 256 << 20
     /// Largest request head (request line and headers), in bytes.
     package var maxHead = 16 << 10
     /// Most client connections at once; further ones are closed at once.

@@ -67,7 +67,8 @@ struct UpstreamEntry: Sendable {
 
     /// Ollama takes a name without a tag for its `latest`.
     private static func isSame(_ listed: String, _ asked: String) -> Bool {
-        listed == asked || (!asked.utf8.contains(UInt8(ascii: ":")) && listed == asked + ":latest")
+        listed == asked
+            || (listed.utf8.count == asked.utf8.count + 7 && listed.hasPrefix(asked) && listed.hasSuffix(":latest"))
     }
 
     mutating func note(_ report: AttemptReport) {

@@ -61,6 +61,7 @@ extension UpstreamTable {
     /// The best available upstream. Slow start passes one over only for another; where none is available, the first
     /// that is merely thought to be ill (fail open).
     func choose(_ request: SelectionRequest, now: MonotonicTime) -> Choice? {
+        if let choice = obviousChoice(request, now: now) { return choice }
         let candidates = plan(request, now: now)
         var skipped: [Skip] = []
         for candidate in candidates {
@@ -78,6 +79,17 @@ extension UpstreamTable {
             return Choice(upstream: id, reason: .failOpen, skipped: skipped)
         }
         return nil
+    }
+
+    /// By configured order and with nothing against the first: no other needs to be looked at.
+    private func obviousChoice(_ request: SelectionRequest, now: MonotonicTime) -> Choice? {
+        guard routing.policy == .priority, let id = order.first else { return nil }
+        let entry = entries[id.index]
+        guard skipReason(entry, request, now: now) == nil else { return nil }
+        if entry.installed != nil, entry.hasInstalled(models.model(for: request.modelID, on: id)) == false {
+            return nil
+        }
+        return Choice(upstream: id, reason: .best)
     }
 
     /// What an operator took out stays out.

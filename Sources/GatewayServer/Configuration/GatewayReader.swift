@@ -26,6 +26,7 @@ enum GatewayReader {
         server.threads = table.integer("threads", server.threads, in: 0...256)
         server.curlLoops = table.integer("curl_loops", server.curlLoops, in: 1...16)
         server.maxBody = table.size("max_body", server.maxBody, in: 1024...1 << 30)
+        server.maxBodyMemory = table.size("max_body_memory", server.maxBodyMemory, in: 1024...1 << 40)
         server.maxHead = table.size("max_head", server.maxHead, in: 1024...64 << 10)
         server.maxConnections = table.integer("max_connections", server.maxConnections, in: 1...1_000_000)
         server.maxConnectionsPerAddress = table.integer(

@@ -36,6 +36,8 @@ final class HTTPConnection: ChannelInboundHandler {
     private var isReadPaused = false
     private var served = 0
     private var drainStart: MonotonicTime?
+    /// Body bytes of the present request, counted against all connections' bound.
+    private var reserved = 0
     private static let drainGrace: Duration = .seconds(1)
     private var mustClose = false
 
@@ -158,6 +160,11 @@ final class HTTPConnection: ChannelInboundHandler {
             refuse(.bodyTooLarge(limits.maxBody))
             return
         }
+        guard gateway.reserve(bytes.readableBytes, of: limits.maxBodyMemory) else {
+            refuse(RequestRefusal(503, "The gateway is busy; try again later"))
+            return
+        }
+        reserved += bytes.readableBytes
         state = .idle  // releases the buffer, so that it grows in place
         if body.readableBytes == 0 { body = bytes } else { body.writeImmutableBuffer(bytes) }
         state = .receiving(request, body: body)
@@ -263,6 +270,7 @@ final class HTTPConnection: ChannelInboundHandler {
     /// The reply is complete: next request, or close.
     private func finish() {
         exchange = nil
+        releaseBody()
         phaseStart = .now
         if let refusal = pendingRefusal, !mustClose {
             pendingRefusal = nil
@@ -300,9 +308,15 @@ final class HTTPConnection: ChannelInboundHandler {
         state = .closed
         pipelined.removeAll()
         loop.remove(self)
+        releaseBody()
         gateway.connectionClosed(client)
         exchange?.assumeIsolated { $0.abandon(.clientLeft) }
         exchange = nil
+    }
+
+    private func releaseBody() {
+        gateway.release(reserved)
+        reserved = 0
     }
 
     private func pauseReading() {

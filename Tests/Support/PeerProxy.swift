@@ -1,0 +1,60 @@
+import Foundation
+
+/// nginx or HAProxy in front of a server, with their own defaults: what they make of the same bytes.
+package final class PeerProxy {
+    package enum Kind: String, CaseIterable, Sendable { case nginx, haproxy }
+
+    package let port: Int
+    private let process: Process
+    private let folder: URL
+
+    /// Starts it; nil where it is not installed.
+    /// - Parameter port: where it listens; its readiness is seen by connecting.
+    package init?(_ kind: Kind, port: Int, upstream: Int) throws {
+        let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]
+        let found = places.map { "\($0)/\(kind.rawValue)" }.first { FileManager.default.isExecutableFile(atPath: $0) }
+        guard let path = found else { return nil }
+        self.port = port
+        folder = FileManager.default.temporaryDirectory.appending(path: "peer-\(UUID().uuidString)")
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        let configuration = folder.appending(path: "\(kind.rawValue).conf")
+        process = Process()
+        process.executableURL = URL(fileURLWithPath: path)
+        process.standardError = FileHandle.nullDevice
+        process.standardOutput = FileHandle.nullDevice
+        switch kind {
+        case .nginx:
+            let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                .map { "\($0)_temp_path \(folder.path)/\($0);" }.joined(separator: " ")
+            try """
+            daemon off; worker_processes 1; pid \(folder.path)/pid; error_log /dev/null;
+            events { worker_connections 64; }
+            http { access_log off; \(temporary)
+              server { listen 127.0.0.1:\(port); location / { proxy_pass http://127.0.0.1:\(upstream); } } }
+            """.write(to: configuration, atomically: true, encoding: .utf8)
+            process.arguments = ["-c", configuration.path, "-p", folder.path, "-e", "/dev/null"]
+        case .haproxy:
+            try """
+            defaults
+              mode http
+              timeout connect 2s
+              timeout client 2s
+              timeout server 2s
+            frontend f
+              bind 127.0.0.1:\(port)
+              default_backend b
+            backend b
+              server s 127.0.0.1:\(upstream)
+
+            """.write(to: configuration, atomically: true, encoding: .utf8)
+            process.arguments = ["-db", "-f", configuration.path]
+        }
+        try process.run()
+    }
+
+    package func stop() {
+        process.terminate()
+        process.waitUntilExit()
+        try? FileManager.default.removeItem(at: folder)
+    }
+}
