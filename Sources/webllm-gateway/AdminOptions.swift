@@ -21,19 +21,12 @@ struct AdminOptions: ParsableArguments {
     }
 
     private func withClient(
-        _ body: (AdminClient) async throws -> AdminClient.Reply
-    ) async throws -> AdminClient.Reply {
-        do {
-            let client = try AdminClient(admin)
-            defer { client.shutdown() }
-            return try await body(client)
-        } catch {
-            printError("\(error)")
-            throw ExitCode.failure
-        }
+        _ body: (GatewayClient) async throws -> GatewayClient.Reply
+    ) async throws -> GatewayClient.Reply {
+        try await GatewayClient.use(admin, body)
     }
 
-    private func show<Value: Decodable>(_ reply: AdminClient.Reply, as type: Value.Type) throws -> Value? {
+    private func show<Value: Decodable>(_ reply: GatewayClient.Reply, as type: Value.Type) throws -> Value? {
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
         let data = Data(reply.body)
@@ -59,6 +52,22 @@ struct AdminOptions: ParsableArguments {
     private struct Fault: Decodable {
         var error: String
         var reason: String?
+    }
+}
+
+extension GatewayClient {
+    /// A client for one piece of work; what goes wrong is told in one line, and ends the command with 1.
+    static func use<Value>(_ address: String, _ body: (GatewayClient) async throws -> Value) async throws -> Value {
+        do {
+            let client = try GatewayClient(address)
+            defer { client.shutdown() }
+            return try await body(client)
+        } catch let code as ExitCode {
+            throw code
+        } catch {
+            printError("\(error)")
+            throw ExitCode.failure
+        }
     }
 }
 

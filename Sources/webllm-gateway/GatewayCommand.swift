@@ -11,7 +11,8 @@ struct GatewayCommand: AsyncParsableCommand {
             78 wrong configuration.
             """,
         subcommands: [
-            ServeCommand.self, CheckCommand.self, StatusCommand.self, ExplainCommand.self, DrainCommand.self,
+            ServeCommand.self, CheckCommand.self, ChatCommand.self, HistoryCommand.self, StatusCommand.self,
+            ExplainCommand.self, DrainCommand.self,
             EnableCommand.self, DisableCommand.self, ReloadCommand.self,
         ])
 }
