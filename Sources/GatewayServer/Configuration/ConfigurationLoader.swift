@@ -28,10 +28,8 @@ package enum ConfigurationLoader {
     package static func read(
         text: String?, path: String?, environment: [String: String] = [:], listen: [String] = []
     ) throws(ConfigurationError) -> LoadedConfiguration {
-        if let text, let fault = TOMLHeaderCheck.firstFault(text) {
-            throw .syntax(
-                path: path ?? "", line: fault.line, column: fault.column,
-                reason: "a table header needs a name of A-Z a-z 0-9 _ - or a quoted one")
+        if let text, let fault = TOMLPrecheck.firstFault(text) {
+            throw .syntax(path: path ?? "", line: fault.line, column: fault.column, reason: fault.reason)
         }
         let root: TOMLTable
         do {

@@ -1,10 +1,15 @@
-/// Finds a table header that TOMLKit's parser would end the process over: one whose name does not start like a name.
-///
-/// Its C++ parser asserts there that a key follows, instead of reporting an error (found by fuzzing). A typing mistake
-/// in a file that is reloaded must not end a gateway.
-enum TOMLHeaderCheck {
-    /// - Returns: line and column, from 1, of the character that cannot start a name.
-    static func firstFault(_ text: String) -> (line: Int, column: Int)? {
+/// Finds the mistakes that TOMLKit's C++ parser asserts cannot be, and would end the process over (both found by
+/// fuzzing): a table header whose name does not start like a name, and a brace that closes a bracket. A typing mistake in
+/// a file that is reloaded must not end a gateway.
+enum TOMLPrecheck {
+    struct Fault {
+        /// From 1.
+        var line: Int
+        var column: Int
+        var reason: String
+    }
+
+    static func firstFault(_ text: String) -> Fault? {
         var scanner = Scanner(bytes: Array(text.utf8))
         return scanner.firstFault()
     }
@@ -14,22 +19,24 @@ enum TOMLHeaderCheck {
         var at = 0
         var line = 1
         var lineStart = 0
-        /// Brackets and braces that are open in a value.
-        var depth = 0
+        /// Brackets and braces that are open in a value, innermost last.
+        var open: [UInt8] = []
         var isLineEmpty = true
 
         init(bytes: [UInt8]) { self.bytes = bytes }
 
-        mutating func firstFault() -> (line: Int, column: Int)? {
+        mutating func firstFault() -> Fault? {
             while at < bytes.count {
                 switch bytes[at] {
                 case UInt8(ascii: "\n"): newLine()
                 case UInt8(ascii: "#"): skipComment()
                 case UInt8(ascii: "\""), UInt8(ascii: "'"): skipString()
-                case UInt8(ascii: "[") where depth == 0 && isLineEmpty:
+                case UInt8(ascii: "[") where open.isEmpty && isLineEmpty:
                     if let fault = header() { return fault }
-                case UInt8(ascii: "["), UInt8(ascii: "{"): depth += 1
-                case UInt8(ascii: "]"), UInt8(ascii: "}"): depth = max(0, depth - 1)
+                case UInt8(ascii: "["), UInt8(ascii: "{"): open.append(bytes[at])
+                case UInt8(ascii: "}") where open.last == UInt8(ascii: "["):
+                    return fault("a list ends with ] and not with }")
+                case UInt8(ascii: "]"), UInt8(ascii: "}"): _ = open.popLast()
                 case UInt8(ascii: " "), UInt8(ascii: "\t"), UInt8(ascii: "\r"):
                     at += 1
                     continue
@@ -39,6 +46,10 @@ enum TOMLHeaderCheck {
                 at += 1
             }
             return nil
+        }
+
+        private func fault(_ reason: String) -> Fault {
+            Fault(line: line, column: at - lineStart + 1, reason: reason)
         }
 
         private mutating func newLine() {
@@ -75,12 +86,14 @@ enum TOMLHeaderCheck {
         }
 
         /// Reads over the brackets and looks at what follows; the rest of the line is skipped.
-        private mutating func header() -> (line: Int, column: Int)? {
+        private mutating func header() -> Fault? {
             at += 1
             if at < bytes.count, bytes[at] == UInt8(ascii: "[") { at += 1 }
             while at < bytes.count, bytes[at] == UInt8(ascii: " ") || bytes[at] == UInt8(ascii: "\t") { at += 1 }
             guard at < bytes.count else { return nil }
-            guard Self.canStartName(bytes[at]) else { return (line, at - lineStart + 1) }
+            guard Self.canStartName(bytes[at]) else {
+                return fault("a table header needs a name of A-Z a-z 0-9 _ - or a quoted one")
+            }
             skipComment()
             return nil
         }
