@@ -200,6 +200,19 @@ struct RoutingPolicyTests {
         #expect(table.isLoadedElsewhere(request(1), than: first, now: at(0)))
     }
 
+    @Test func aListThatLacksWhatWasJustLoadedIsNotBelieved() {
+        var table = table(.priority)
+        let first = UpstreamID(index: 0)
+        _ = table.probeFinished(first, success: true, now: at(0))
+        table.setLoaded(first, .models([]))
+        #expect(table.isCold(first, model: "m"))
+        table.noteLoaded(first, "m")
+        table.setLoaded(first, .models([]))
+        #expect(!table.isCold(first, model: "m"), "it was there a moment ago")
+        table.setLoaded(first, .models([]))
+        #expect(!table.isCold(first, model: "other"))
+    }
+
     @Test func backoffIsBoundedAndTheFirstFallbackIsImmediate() {
         #expect(Backoff.pause(afterAttempts: 0, random: 1) == .zero)
         #expect(Backoff.pause(afterAttempts: 1, random: 1) == .zero)

@@ -139,6 +139,23 @@ struct ResilienceTests {
         await warm.close()
     }
 
+    @Test func aServerThatKnowsNoLoadRequestIsAskedAllTheSame() async throws {
+        let upstream = try await FakeUpstream.start(
+            Self.ollama(loaded: Mutexed([])) { connection, request in
+                if request.body.contains(#""messages":[]"#) {
+                    try await connection.reply("400 Bad Request", body: #"{"error":"messages must not be empty"}"#)
+                } else {
+                    try await Scripts.answer(connection, #""answer""#)
+                }
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            await until { gateway.status("u").loaded == .models([]) }
+            #expect(try await gateway.infer("x").has("answer"))
+            #expect(gateway.status("u").failuresInRow == 0)
+        }
+        await upstream.close()
+    }
+
     @Test func configuredModelsAreLoadedAtTheStart() async throws {
         let upstream = try await FakeUpstream.start(
             Self.ollama(loaded: Mutexed([])) { connection, _ in

@@ -9,6 +9,7 @@
 """
 import argparse
 import asyncio
+import json
 import pathlib
 import socket
 import statistics
@@ -84,6 +85,48 @@ async def leaving(port, upstream, phase, stream, rounds):
     return times
 
 
+async def upstream_state(admin, index, field):
+    """One figure of an upstream, over the admin listener."""
+    reader, writer = admin
+    writer.write(b"GET /admin/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    _, _, body = await read_reply(reader)
+    return json.loads(body)["upstreams"][index][field]
+
+
+async def leaving_before_the_request(port, admin_port, field, rounds):
+    """Where the upstream sees nothing of the request: until the gateway's own count says that it is gone. The question
+    itself takes a part of the time."""
+    admin = await asyncio.open_connection("127.0.0.1", admin_port)
+    base = await upstream_state(admin, 0, field)
+    times = []
+    for _ in range(rounds):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(infer_request("x", True))
+        while await upstream_state(admin, 0, field) == base:
+            pass
+        left = time.monotonic()
+        writer.transport.abort()
+        while await upstream_state(admin, 0, field) != base:
+            pass
+        times.append(time.monotonic() - left)
+    admin[1].close()
+    return times
+
+
+def socket_that_never_accepts():
+    """Its queue is full: the kernel drops what else wants to connect, and the connection stays half made."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    fillers = []
+    for _ in range(4):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+        fillers.append(filler)
+    return listener, fillers
+
+
 async def dying(port, first, second, rounds):
     first.phase, second.phase = "dies", "whole"
     times = []
@@ -127,6 +170,33 @@ async def slow_heads(port, count, seconds):
     return [asyncio.create_task(one()) for _ in range(count)]
 
 
+async def before_the_request(arguments, folder, upstream, slots, field):
+    """A gateway of its own, whose one upstream is held or cannot be connected to."""
+    port, admin = free_ports(2)
+    log, config = f"{folder}/log-{field}", f"{folder}/{field}.conf"
+    upstream_port = upstream if isinstance(upstream, int) else upstream.port
+    pathlib.Path(config).write_text(
+        f'[server]\nlisten = ["127.0.0.1:{port}"]\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n[[upstream]]\nname = "u"\n'
+        f'kind = "ollama"\nurl = "http://127.0.0.1:{upstream_port}"\nmodel = "m"\nmax_in_flight = {slots}\n'
+        'timeouts = { connect = "60s" }\nqueue_timeout = "60s"\nhealth = { interval = "1h" }\n')
+    gateway = Gateway(arguments.gateway, config, log)
+    try:
+        while '"listening"' not in pathlib.Path(log).read_text():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        if field == "queued":
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(infer_request("x", True))
+            await upstream.asked.get()
+        times = await leaving_before_the_request(port, admin, field, arguments.rounds)
+        if field == "queued":
+            writer.close()
+            await upstream.closed.get()
+        return times
+    finally:
+        await asyncio.to_thread(gateway.end)
+
+
 async def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--gateway", required=True)
@@ -152,6 +222,15 @@ async def main():
                 times = await leaving(port, first, phase, stream, arguments.rounds)
                 name = f"{phase}, {'a stream' if stream else 'a plain reply'}"
                 print(f"client leaves while {name}: upstream closed after {milliseconds(times)}")
+            name = "client leaves while"
+            first.phase = "waiting"
+            times = await before_the_request(arguments, folder, first, 1, "queued")
+            print(f"{name} queued: gone from the queue after {milliseconds(times)}")
+            listener, fillers = socket_that_never_accepts()
+            times = await before_the_request(arguments, folder, listener.getsockname()[1], 4, "in_flight")
+            print(f"{name} connecting: the attempt is over after {milliseconds(times)}")
+            for one in [listener, *fillers]:
+                one.close()
             times = await dying(port, first, second, arguments.rounds)
             print(f"upstream dies before a token: first byte of the next after {milliseconds(times)}")
             first.phase = "whole"

@@ -96,8 +96,9 @@ package struct Breaker: Sendable {
     }
 
     private mutating func count(failed: Bool, _ now: MonotonicTime, _ configuration: BreakerConfiguration) {
-        slices.removeAll { now - $0.start > configuration.window }
-        if slices.isEmpty || now - slices[slices.count - 1].start >= configuration.window / 10 {
+        let window = configuration.window.nanoseconds
+        while let first = slices.first, now.nanoseconds - first.start.nanoseconds > window { slices.removeFirst() }
+        if slices.isEmpty || now.nanoseconds - slices[slices.count - 1].start.nanoseconds >= window / 10 {
             slices.append((now, 0, 0))
         }
         slices[slices.count - 1].total += 1

@@ -16,17 +16,22 @@ package struct ClientID: Hashable, Sendable {
     package init(rawValue: UInt64) { self.rawValue = rawValue }
 }
 
-/// The upstreams a request has tried: a handful at most.
+/// The upstreams a request has tried: a handful at most, and mostly one, which needs no allocation.
 package struct TriedUpstreams: Sendable, Equatable {
-    private var ids: [UpstreamID] = []
-    package var count: Int { ids.count }
+    private var first: UpstreamID?
+    private var others: [UpstreamID] = []
+    package var count: Int { first == nil ? 0 : 1 + others.count }
     package init() {}
 
     package mutating func insert(_ id: UpstreamID) {
-        if !contains(id) { ids.append(id) }
+        if first == nil {
+            first = id
+        } else if !contains(id) {
+            others.append(id)
+        }
     }
 
-    package func contains(_ id: UpstreamID) -> Bool { ids.contains(id) }
+    package func contains(_ id: UpstreamID) -> Bool { first == id || others.contains(id) }
 }
 
 package struct SelectionRequest: Sendable {

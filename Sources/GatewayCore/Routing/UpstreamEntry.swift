@@ -14,14 +14,24 @@ struct UpstreamEntry: Sendable {
     /// Nil until a list was seen.
     var installed: [String]?
     var loaded: LoadedModels = .unknown
-    /// Decayed time a request holds its slot, for Retry-After.
-    var serviceTime: Duration = .seconds(1)
-    /// Decayed, for the policy `fastest` and for operators.
-    var firstToken: Duration?
+    /// Models that the gateway loaded since the last list.
+    private var justLoaded: [String] = []
+    /// Its list lacked a model right after its load: some servers that speak Ollama's API list none, and others unload at
+    /// once. Nothing is concluded from their lists.
+    private var listMisleads = false
+    /// Decayed seconds that a request holds its slot, for Retry-After.
+    var serviceSeconds = 1.0
+    /// Decayed seconds, for the policy `fastest` and for operators. Plain numbers: a Duration has 128 bits to multiply.
+    var firstTokenSeconds: Double?
     var tokensPerSecond: Double?
     var lastFailure: String?
     /// Of the smooth weighted round-robin: who has the most is next.
     var credit = 0.0
+
+    init(id: UpstreamID, configuration: UpstreamConfiguration) {
+        self.id = id
+        self.configuration = configuration
+    }
 
     /// Why no request may go there now, whoever asks; nil where one may.
     func obstacle(_ now: MonotonicTime) -> SkipReason? {
@@ -65,6 +75,22 @@ struct UpstreamEntry: Sendable {
         }
     }
 
+    mutating func noteList(_ models: LoadedModels) {
+        if case .models(let names) = models, !justLoaded.isEmpty {
+            listMisleads = justLoaded.contains { model in !names.contains { Self.isSame($0, model) } }
+            justLoaded = []
+        }
+        loaded = listMisleads ? .unknown : models
+    }
+
+    mutating func noteLoad(_ model: String) {
+        guard !listMisleads else { return }
+        justLoaded.append(model)
+        var models: [String] = []
+        if case .models(let known) = loaded { models = known }
+        if hasLoaded(model) != true { loaded = .models(models + [model]) }
+    }
+
     /// Ollama takes a name without a tag for its `latest`.
     private static func isSame(_ listed: String, _ asked: String) -> Bool {
         listed == asked
@@ -72,8 +98,10 @@ struct UpstreamEntry: Sendable {
     }
 
     mutating func note(_ report: AttemptReport) {
-        serviceTime = serviceTime * 0.9 + report.heldFor * 0.1
-        if let time = report.firstToken { firstToken = firstToken.map { $0 * 0.8 + time * 0.2 } ?? time }
+        serviceSeconds = serviceSeconds * 0.9 + report.heldFor.milliseconds / 1000 * 0.1
+        if let time = report.firstToken.map({ $0.milliseconds / 1000 }) {
+            firstTokenSeconds = firstTokenSeconds.map { $0 * 0.8 + time * 0.2 } ?? time
+        }
         if let rate = report.tokensPerSecond { tokensPerSecond = tokensPerSecond.map { $0 * 0.8 + rate * 0.2 } ?? rate }
         if let label = report.label { lastFailure = label }
     }

@@ -29,8 +29,8 @@ extension UpstreamTable {
         case .leastBusy: return load / entry.share(now, slowStart: routing.slowStart)
         case .fastest:
             // One that was never measured is asked, to learn it.
-            guard let time = entry.firstToken else { return 0 }
-            return time.milliseconds * (1 + load) / entry.share(now, slowStart: routing.slowStart)
+            guard let seconds = entry.firstTokenSeconds else { return 0 }
+            return seconds * 1000 * (1 + load) / entry.share(now, slowStart: routing.slowStart)
         case .weighted: return -(entry.credit + weight(entry, now: now))
         }
     }

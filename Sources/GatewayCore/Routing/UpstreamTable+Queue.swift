@@ -79,7 +79,7 @@ extension UpstreamTable {
     /// Seconds until as many slots have become free as requests are ahead, from recent service times; 1...300.
     private func retryAfter(_ id: UpstreamID, ahead: Int) -> Int {
         let entry = entries[id.index]
-        let wait = entry.serviceTime * (ahead + 1) / entry.configuration.maxInFlight
-        return Int(min(300, max(1, wait.components.seconds + 1)))
+        let wait = entry.serviceSeconds * Double(ahead + 1) / Double(entry.configuration.maxInFlight)
+        return Int(min(300, wait + 1))
     }
 }

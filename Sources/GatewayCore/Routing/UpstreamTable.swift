@@ -138,14 +138,10 @@ package struct UpstreamTable: Sendable {
 
     package mutating func setInstalled(_ id: UpstreamID, _ models: [String]) { entries[id.index].installed = models }
 
-    package mutating func setLoaded(_ id: UpstreamID, _ models: LoadedModels) { entries[id.index].loaded = models }
+    package mutating func setLoaded(_ id: UpstreamID, _ models: LoadedModels) { entries[id.index].noteList(models) }
 
     /// The gateway's own load has just ended.
-    package mutating func noteLoaded(_ id: UpstreamID, _ model: String) {
-        var models: [String] = []
-        if case .models(let known) = entries[id.index].loaded { models = known }
-        if entries[id.index].hasLoaded(model) != true { entries[id.index].loaded = .models(models + [model]) }
-    }
+    package mutating func noteLoaded(_ id: UpstreamID, _ model: String) { entries[id.index].noteLoad(model) }
 
     /// Whether there is evidence that the upstream has yet to load the model: it lives, and its list of loaded models
     /// lacks it or does not come.
@@ -186,7 +182,8 @@ package struct UpstreamTable: Sendable {
                 opensIn: isOpen ? entry.breaker.openUntil - now : nil, isAvailable: obstacle == nil,
                 reason: obstacle?.rawValue ?? "ok", inFlight: entry.inFlight, slots: entry.configuration.maxInFlight,
                 queued: queue.waiters.count { $0.first == id }, installed: entry.installed ?? [],
-                loaded: entry.loaded, firstToken: entry.firstToken, tokensPerSecond: entry.tokensPerSecond,
+                loaded: entry.loaded, firstToken: entry.firstTokenSeconds.map { .nanoseconds(Int64($0 * 1e9)) },
+                tokensPerSecond: entry.tokensPerSecond,
                 failuresInRow: entry.breaker.failuresInRow, lastFailure: entry.lastFailure)
         }
     }

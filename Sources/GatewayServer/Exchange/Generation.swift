@@ -288,6 +288,8 @@ actor Generation {
         while true {
             switch await next() {
             case .loadEnded(.loaded): return nil
+            case .loadEnded(.failed(.status(400...499), _)):
+                return nil  // it does not know such a request: the real one will show
             case .loadEnded(.failed(let failure, let isFirst)):
                 return Followed(outcome: .failed(failure), hasEnded: true, isShared: !isFirst)
             case .timer(.firstToken):
@@ -412,7 +414,8 @@ actor Generation {
         case .success:
             report.verdict = .success
             report.firstToken = trace.firstTokenTime
-            report.tokensPerSecond = trace.tokensPerSecond(ended.usage.completionTokens)
+            trace.tokensPerSecond = trace.rate(ended.usage.completionTokens)
+            report.tokensPerSecond = trace.tokensPerSecond
         case .abandoned: break
         case .failed(let failure):
             let endpoint = snapshot.endpoints[choice.upstream] ?? gateway.snapshot.endpoints[choice.upstream]

@@ -66,7 +66,10 @@ struct GenerationTrace: Sendable {
 
     mutating func requestSent() { attemptStart = .now }
 
-    func tokensPerSecond(_ tokens: Int?) -> Double? {
+    /// Of the answer, where the upstream counts its tokens.
+    var tokensPerSecond: Double?
+
+    func rate(_ tokens: Int?) -> Double? {
         guard let tokens, tokens > 1, let firstTokenTime else { return nil }
         let seconds = Double((MonotonicTime.now - attemptStart - firstTokenTime).nanoseconds) / 1e9
         return seconds > 0 ? Double(tokens - 1) / seconds : nil

@@ -69,7 +69,7 @@ final class Metrics: Sendable {
         if trace.loadTime > .zero { series.load.record(trace.loadTime) }
         if let time = trace.firstTokenTime { series.firstToken.record(time) }
         guard case .success = outcome else { return }
-        if let rate = trace.tokensPerSecond(usage.completionTokens) {
+        if let rate = trace.tokensPerSecond {
             series.perToken.record(.nanoseconds(Int64(1e9 / rate)))
         }
         series.inputTokens += usage.promptTokens ?? 0
