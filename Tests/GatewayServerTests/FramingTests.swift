@@ -150,7 +150,9 @@ struct FramingTests {
     func isAnsweredInOrder(_ item: Case) async throws { try await check(item, closes: false) }
 
     /// What both nginx and HAProxy refuse must not pass here. Without them on the machine there is nothing to compare.
-    @Test func nothingPassesThatBothNginxAndHAProxyRefuse() async throws {
+    /// Foundation's Process reads past a buffer of its own when it starts one, which the address sanitizer stops at.
+    @Test(.enabled(if: getenv("WEBLLM_GATEWAY_TESTS_WITHOUT_PROCESSES") == nil))
+    func nothingPassesThatBothNginxAndHAProxyRefuse() async throws {
         let upstream = try await FakeUpstream.start { connection in
             while try await connection.request() != nil { try await connection.reply(body: "ok") }
         }
