@@ -27,49 +27,54 @@ struct ServeCommand: AsyncParsableCommand {
         let logger = Logger(label: "gateway") { label in
             GatewayLogHandler(label: label, configuration: configuration.log, sink: sink)
         }
-        let server: HTTPServer
+        // A reload reads the same file, wherever the process stands by then.
+        let (file, listen) = (options.file, options.listen)
+        let service = GatewayService(
+            configuration: configuration, logger: logger, sink: sink,
+            source: {
+                try ConfigurationLoader.load(
+                    file: file, environment: ConfigurationOptions.environment, listen: listen
+                ).configuration
+            },
+            handover: Handover(environment: ConfigurationOptions.environment, takesOver: takeOver))
+        let group = ServiceGroup(
+            configuration: .init(
+                services: [.init(service: service, successTerminationBehavior: .gracefullyShutdownGroup)],
+                gracefulShutdownSignals: [.sigterm, .sigint],
+                logger: Logger(label: "lifecycle") { _ in SwiftLogNoOpLogHandler() }))
         do {
-            // A reload reads the same file, wherever the process stands by then.
-            let (file, listen) = (options.file, options.listen)
-            server = try await HTTPServer.start(
-                try Gateway(configuration, logger: logger, logSink: sink),
-                source: {
-                    try ConfigurationLoader.load(
-                        file: file, environment: ConfigurationOptions.environment, listen: listen
-                    ).configuration
-                },
-                handover: Handover(environment: ConfigurationOptions.environment, takesOver: takeOver))
+            try await group.run()
         } catch let error as GatewayError {
             sink.flush()
             printError(error.description)
             throw ExitCode.failure
         }
-        for address in server.addresses { logger.notice("listening", metadata: ["address": "\(address.plainText)"]) }
-        for address in server.adminAddresses {
-            logger.notice("listening for operators", metadata: ["address": "\(address.plainText)"])
-        }
-        ServiceManager.notify("READY=1")
-        let group = ServiceGroup(
-            configuration: .init(
-                services: [
-                    .init(
-                        service: ServerService(server: server), successTerminationBehavior: .gracefullyShutdownGroup),
-                    .init(service: ReloadService(server: server), successTerminationBehavior: .ignore),
-                ],
-                gracefulShutdownSignals: [.sigterm, .sigint],
-                logger: Logger(label: "lifecycle") { _ in SwiftLogNoOpLogHandler() }))
-        try await group.run()
         logger.notice("stopped")
         sink.flush()
     }
 }
 
-/// Drains the server at the first signal; a second one ends the process at once.
-private struct ServerService: Service {
-    let server: HTTPServer
+/// Starts the gateway once signals are handled, so that none can end it the hard way after it said that it listens;
+/// drains it at the first SIGTERM or SIGINT, and reloads at each SIGHUP.
+private struct GatewayService: Service {
+    let configuration: GatewayConfiguration
+    let logger: Logger
+    let sink: LogSink
+    let source: HTTPServer.ConfigurationSource
+    let handover: Handover
 
     func run() async throws {
-        try await gracefulShutdown()
+        let hangups = await UnixSignalsSequence(trapping: .sighup)
+        let server = try await HTTPServer.start(
+            try Gateway(configuration, logger: logger, logSink: sink), source: source, handover: handover)
+        for address in server.addresses { logger.notice("listening", metadata: ["address": "\(address.plainText)"]) }
+        for address in server.adminAddresses {
+            logger.notice("listening for operators", metadata: ["address": "\(address.plainText)"])
+        }
+        ServiceManager.notify("READY=1")
+        for await _ in hangups.cancelOnGracefulShutdown() {
+            _ = try? server.reload()  // it says in the log what became of it
+        }
         exitAtNextSignal()
         ServiceManager.notify("STOPPING=1")
         await server.drain()
@@ -78,17 +83,6 @@ private struct ServerService: Service {
     private func exitAtNextSignal() {
         for number in [SIGTERM, SIGINT] {
             signal(number) { _ in _exit(1) }
-        }
-    }
-}
-
-/// Reloads the configuration at each SIGHUP.
-private struct ReloadService: Service {
-    let server: HTTPServer
-
-    func run() async throws {
-        for await _ in await UnixSignalsSequence(trapping: .sighup).cancelOnGracefulShutdown() {
-            _ = try? server.reload()  // it says in the log what became of it
         }
     }
 }

@@ -33,6 +33,27 @@ package struct Handover: Sendable {
         let attachReuseportCBPF = NIOBSDSocket.Option(rawValue: 51)
         try? await options.unsafeSetSocketOption(level: .socket, name: attachReuseportCBPF, value: program).get()
     }
+
+    /// Connections whose handshake is over wait in the socket until they are accepted, and are reset if it closes before.
+    /// Returns when none was there for 50 ms, or after 2 s: where no newer process has the address, more may always come.
+    static func waitUntilAllAreAccepted(_ listener: any Channel) async {
+        let pause = Duration.milliseconds(10)
+        var emptyLooks = 0
+        for _ in 0..<200 {
+            emptyLooks = await waitingConnections(listener) == 0 ? emptyLooks + 1 : 0
+            if emptyLooks > 5 { return }
+            try? await Task.sleep(for: pause)
+        }
+    }
+
+    /// What the kernel tells of a TCP listener in `tcpi_unacked` (tcp_get_info in net/ipv4/tcp.c); 0 for other sockets.
+    private static func waitingConnections(_ listener: any Channel) async -> UInt32 {
+        guard let options = listener as? any SocketOptionProvider else { return 0 }
+        let info: tcp_info? = try? await options.unsafeGetSocketOption(
+            level: .tcp, name: NIOBSDSocket.Option(rawValue: TCP_INFO)
+        ).get()
+        return info?.tcpi_unacked ?? 0
+    }
 }
 
 /// `struct sock_filter` of linux/filter.h.

@@ -41,7 +41,7 @@ package struct Listeners: Sendable {
     func close(handingOver: Bool) async {
         if handingOver, !client.isEmpty {
             for listener in client { await Handover.sendNewConnectionsToTheNewest(listener) }
-            try? await Task.sleep(for: .milliseconds(100))
+            for listener in client { await Handover.waitUntilAllAreAccepted(listener) }
         }
         for listener in client + admin { try? await listener.close() }
     }
