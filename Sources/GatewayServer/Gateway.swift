@@ -8,7 +8,7 @@ import Synchronization
 /// What all requests share: the snapshot of the configuration, the upstreams and their state, the stores, the logs.
 package final class Gateway: Sendable {
     let engine: CurlEngine
-    let store: any RequestStore
+    let history: HistoryStore
     let logger: Logger
     let limits = LimitCounters()
     let metrics = Metrics()
@@ -21,6 +21,7 @@ package final class Gateway: Sendable {
     private let draining = Atomic<Bool>(false)
     private let connections = Atomic<Int>(0)
     private let bodyBytes = Atomic<Int>(0)
+    private let running = Atomic<Int>(0)
     private let connectionsByAddress = Mutex<[ClientID: Int]>([:])
     private let loaderBox = Mutex<ModelLoader?>(nil)
     /// What the server that runs this gateway can be asked to do; nil before it runs and after it stopped.
@@ -42,7 +43,7 @@ package final class Gateway: Sendable {
             upstreams: configuration.upstreams, routing: configuration.routing, models: configuration.models)
         current = Mutex(try Snapshot(configuration, ids: table.statuses(now: .now).map(\.id)))
         self.table = Mutex(table)
-        store = MemoryStore(capacity: configuration.history.maxEntries)
+        history = try HistoryStore(configuration, logger: logger)
         var engineConfiguration = CurlEngineConfiguration()
         engineConfiguration.loops = configuration.server.curlLoops
         do {
@@ -192,6 +193,10 @@ package final class Gateway: Sendable {
 
     private func name(of id: UpstreamID) -> String { snapshot.endpoints[id]?.configuration.name ?? "" }
 
+    func healthSummary(_ statuses: [UpstreamStatus]) -> HealthSummary {
+        HealthSummary(statuses, isHistoryDegraded: history.status.state == .degraded)
+    }
+
     package func upstreamStatuses() -> [UpstreamStatus] { table.withLock { $0.statuses(now: .now) } }
 
     /// - Returns: nil where no upstream has the name.
@@ -222,6 +227,11 @@ package final class Gateway: Sendable {
     }
 
     // MARK: Connections and life cycle
+
+    /// Prompts on their way to an answer.
+    var runningCount: Int { running.load(ordering: .relaxed) }
+
+    func noteRunning(_ change: Int) { running.add(change, ordering: .relaxed) }
 
     var isDraining: Bool { draining.load(ordering: .relaxed) }
 
@@ -314,4 +324,8 @@ protocol GatewayOperations: Sendable {
     func reload() throws -> [String]
     /// Ends what runs at an upstream.
     func interrupt(_ upstream: UpstreamID)
+    /// The requests that run now, the oldest first, at most `limit` of them, and how many there are.
+    func running(_ limit: Int, _ done: @escaping @Sendable (_ requests: [RunningRequest], _ total: Int) -> Void)
+    /// Ends a running request; the answer is whether it ran.
+    func cancel(_ id: UInt64, _ done: @escaping @Sendable (Bool) -> Void)
 }

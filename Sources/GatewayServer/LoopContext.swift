@@ -14,6 +14,7 @@ final class LoopContext {
     private var connections: [ObjectIdentifier: HTTPConnection] = [:]
     private var generations: [ObjectIdentifier: Generation] = [:]
     private var ticker: RepeatedTask?
+    private var lastPieceCount = MonotonicTime(nanoseconds: 0)
     private var dateSecond: Int64 = -1
     private var dateText = ""
 
@@ -41,10 +42,14 @@ final class LoopContext {
 
     func add(_ generation: Generation) {
         generations[ObjectIdentifier(generation)] = generation
+        gateway.noteRunning(1)
         startTicking()
     }
 
-    func remove(_ generation: Generation) { generations[ObjectIdentifier(generation)] = nil }
+    func remove(_ generation: Generation) {
+        generations[ObjectIdentifier(generation)] = nil
+        gateway.noteRunning(-1)
+    }
 
     var runningGenerations: [Generation] { Array(generations.values) }
 
@@ -62,10 +67,23 @@ final class LoopContext {
         let now = MonotonicTime.now
         for connection in connections.values { connection.tick(now) }
         for generation in generations.values { generation.assumeIsolated { $0.tick(now) } }
-        if !generations.isEmpty { gateway.wakeQueue() }
+        if !generations.isEmpty {
+            gateway.wakeQueue()
+            if now - lastPieceCount >= .seconds(1) { countPieces(now) }
+        }
         guard connections.isEmpty && generations.isEmpty else { return }
         ticker?.cancel()
         ticker = nil
+    }
+
+    private func countPieces(_ now: MonotonicTime) {
+        lastPieceCount = now
+        var counts: [String: Int] = [:]
+        for generation in generations.values {
+            guard let (upstream, count) = generation.assumeIsolated({ $0.takePieces() }) else { continue }
+            counts[upstream, default: 0] += count
+        }
+        gateway.metrics.tokens(counts)
     }
 
     // MARK: Small things made for each reply

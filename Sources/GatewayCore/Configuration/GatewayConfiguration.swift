@@ -57,6 +57,8 @@ package struct ServerConfiguration: Sendable, Equatable {
     package var heartbeat: Duration?
     /// From SIGTERM to the end of the last stream.
     package var drainTimeout: Duration = .seconds(30)
+    /// Whether `/metrics` is served to clients too, not only on the admin listener.
+    package var metrics = false
 
     package init() {}
 }
@@ -67,6 +69,10 @@ package struct AdminConfiguration: Sendable, Equatable {
     package var listen: [ListenAddress] = [.tcp(host: "127.0.0.1", port: 8001)]
     /// Names beside the loopback's by which the listener may be addressed.
     package var allowedHosts: [String] = []
+    /// Pages of these origins may ask the listener too, such as `https://ops.example`; its own is always allowed.
+    package var allowedOrigins: [String] = []
+    /// SHA-256 of the token that every request must bring, 32 bytes; nil asks for none.
+    package var tokenDigest: [UInt8]?
 
     package init() {}
 }
@@ -89,8 +95,14 @@ package struct WebLLMConfiguration: Sendable, Equatable {
 
 /// The `[history]` table.
 package struct HistoryConfiguration: Sendable, Equatable {
-    /// Requests kept; 0 keeps none.
-    package var maxEntries = 1000
+    /// The database file; nil keeps the history in memory, and it ends with the process.
+    package var path: String?
+    /// Requests kept; the oldest ones go. 0 keeps none.
+    package var maxRows = 1_000_000
+    /// Older requests are deleted.
+    package var retention: Duration = .seconds(30 * 86_400)
+    /// Whether the texts of answers are kept.
+    package var storeText = true
 
     package init() {}
 }

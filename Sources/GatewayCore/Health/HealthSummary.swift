@@ -1,13 +1,14 @@
 /// The upstreams' health as one word, for `/webllm/api/health` and `/webllm/api/status`.
 package enum HealthSummary: Sendable, Equatable {
-    /// Every upstream is available.
+    /// Every upstream is available, and the history is written.
     case all
     case some
     case none
 
-    package init(_ statuses: [UpstreamStatus]) {
+    package init(_ statuses: [UpstreamStatus], isHistoryDegraded: Bool) {
         let available = statuses.count(where: \.isAvailable)
-        self = available == 0 ? .none : available == statuses.count ? .all : .some
+        let isWhole = available == statuses.count && !isHistoryDegraded
+        self = available == 0 ? .none : isWhole ? .all : .some
     }
 
     package var health: String {

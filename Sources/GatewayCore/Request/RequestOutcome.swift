@@ -13,6 +13,8 @@ package enum RequestOutcome: String, Sendable, CaseIterable {
     case cutOff = "cut_off"
     /// 499: the client left.
     case clientLeft = "client_left"
+    /// An operator ended it.
+    case cancelled
     /// Ended because the gateway stops.
     case drained
 }

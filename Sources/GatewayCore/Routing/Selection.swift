@@ -97,6 +97,9 @@ package struct Choice: Sendable, Equatable {
     package var upstream: UpstreamID
     package var reason: Reason
     package var skipped: [Skip] = []
+    /// All that were looked at, in the order in which they would be asked. Empty where the first in the configured order
+    /// was taken, with nothing against it: no other was looked at.
+    package var candidates: [Candidate] = []
 }
 
 package enum Selection: Sendable, Equatable {
@@ -196,6 +199,24 @@ package struct UpstreamStatus: Sendable, Equatable {
     package var tokensPerSecond: Double?
     package var failuresInRow: Int
     package var lastFailure: String?
+    package var trouble: Trouble?
+    /// When its probes began to fail.
+    package var downSince: MonotonicTime?
+}
+
+/// A run of failures at one upstream, for the alerts that operators read.
+package struct Trouble: Sendable, Equatable {
+    /// When the first of the failures ended.
+    package var since: MonotonicTime
+    package var failed = 0
+    /// Requests that ended there since, the failed ones included.
+    package var total = 0
+    package var label: String
+    /// How long the last failed one took.
+    package var heldFor: Duration
+
+    /// Too much to be chance: at least three, and half of what was asked.
+    package var isAlarming: Bool { failed >= 3 && failed * 2 >= total }
 }
 
 /// A candidate of a plan, in the order in which candidates would be asked.

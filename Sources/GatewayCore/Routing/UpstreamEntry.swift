@@ -25,6 +25,8 @@ struct UpstreamEntry: Sendable {
     var firstTokenSeconds: Double?
     var tokensPerSecond: Double?
     var lastFailure: String?
+    var trouble: Trouble?
+    var downSince: MonotonicTime?
     /// Of the smooth weighted round-robin: who has the most is next.
     var credit = 0.0
 
@@ -97,12 +99,31 @@ struct UpstreamEntry: Sendable {
             || (listed.utf8.count == asked.utf8.count + 7 && listed.hasPrefix(asked) && listed.hasSuffix(":latest"))
     }
 
-    mutating func note(_ report: AttemptReport) {
+    mutating func note(_ report: AttemptReport, now: MonotonicTime) {
+        noteTrouble(report, now)
         serviceSeconds = serviceSeconds * 0.9 + report.heldFor.milliseconds / 1000 * 0.1
         if let time = report.firstToken.map({ $0.milliseconds / 1000 }) {
             firstTokenSeconds = firstTokenSeconds.map { $0 * 0.8 + time * 0.2 } ?? time
         }
         if let rate = report.tokensPerSecond { tokensPerSecond = tokensPerSecond.map { $0 * 0.8 + rate * 0.2 } ?? rate }
         if let label = report.label { lastFailure = label }
+    }
+
+    /// A run of failures begins with one, and is over when most of what followed succeeded.
+    private mutating func noteTrouble(_ report: AttemptReport, _ now: MonotonicTime) {
+        switch report.verdict {
+        case .neutral: break
+        case .success:
+            trouble?.total += 1
+            if let trouble, trouble.total >= 2 * trouble.failed + 3 { self.trouble = nil }
+        case .failure:
+            let label = report.label ?? ""
+            var run = trouble ?? Trouble(since: now, label: label, heldFor: report.heldFor)
+            run.failed += 1
+            run.total += 1
+            run.label = label
+            run.heldFor = report.heldFor
+            trouble = run
+        }
     }
 }

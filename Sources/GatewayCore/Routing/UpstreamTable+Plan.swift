@@ -66,17 +66,19 @@ extension UpstreamTable {
         var skipped: [Skip] = []
         for candidate in candidates {
             guard let reason = candidate.skip else {
-                return Choice(upstream: candidate.upstream, reason: .best, skipped: skipped)
+                return Choice(
+                    upstream: candidate.upstream, reason: .best, skipped: skipped, candidates: candidates)
             }
             skipped.append(Skip(upstream: candidate.upstream, name: candidate.name, reason: reason))
         }
         if let candidate = candidates.first(where: { $0.skip == .slowStart }) {
             return Choice(
-                upstream: candidate.upstream, reason: .best, skipped: skipped.filter { $0.reason != .slowStart })
+                upstream: candidate.upstream, reason: .best, skipped: skipped.filter { $0.reason != .slowStart },
+                candidates: candidates)
         }
         guard !candidates.contains(where: { $0.skip == .full }) else { return nil }
         for id in order where mayFailOpen(id, request) && entries[id.index].hasSlot {
-            return Choice(upstream: id, reason: .failOpen, skipped: skipped)
+            return Choice(upstream: id, reason: .failOpen, skipped: skipped, candidates: candidates)
         }
         return nil
     }

@@ -96,7 +96,7 @@ package struct UpstreamTable: Sendable {
     ) -> (grants: [Grant], transition: UpstreamTransition?) {
         entries[id.index].inFlight -= 1
         queue.ended(client)
-        entries[id.index].note(report)
+        entries[id.index].note(report, now: now)
         if let rest = report.rest { entries[id.index].restsUntil = now + rest }
         let configuration = entries[id.index].configuration.breaker
         var transition: UpstreamTransition?
@@ -128,9 +128,11 @@ package struct UpstreamTable: Sendable {
         switch entries[id.index].probe.verdict {
         case .up:
             if before == .down { entries[id.index].recoveredAt = now }
+            entries[id.index].downSince = nil
             return (.probedUp, grants(now: now))
         case .down:
             entries[id.index].loaded = .unknown
+            entries[id.index].downSince = now
             return (.probedDown, grants(now: now))
         case .unknown: return (nil, [])
         }
@@ -184,7 +186,8 @@ package struct UpstreamTable: Sendable {
                 queued: queue.waiters.count { $0.first == id }, installed: entry.installed ?? [],
                 loaded: entry.loaded, firstToken: entry.firstTokenSeconds.map { .nanoseconds(Int64($0 * 1e9)) },
                 tokensPerSecond: entry.tokensPerSecond,
-                failuresInRow: entry.breaker.failuresInRow, lastFailure: entry.lastFailure)
+                failuresInRow: entry.breaker.failuresInRow, lastFailure: entry.lastFailure,
+                trouble: entry.trouble, downSince: entry.downSince)
         }
     }
 

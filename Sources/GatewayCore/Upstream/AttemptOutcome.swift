@@ -11,6 +11,8 @@ package enum AbandonReason: String, Sendable, Equatable, CaseIterable {
     case clientLeft = "client_left"
     case drain
     case totalDeadline = "total_deadline"
+    /// An operator ended this one request.
+    case cancelled
 }
 
 package enum AttemptFailure: Error, Sendable, Equatable {
@@ -59,6 +61,16 @@ package enum AttemptFailure: Error, Sendable, Equatable {
         case .protocolError: "protocol_error"
         case .reply(let fault): fault.rawValue
         case .disabled: "disabled"
+        }
+    }
+
+    /// The timer that fired, by its key in gateway.conf.
+    package var timer: String? {
+        switch self {
+        case .connectTimer: "connect"
+        case .firstTokenTimer: "first_token"
+        case .idleTimer: "idle"
+        default: nil
         }
     }
 

@@ -1,20 +1,51 @@
+import Crypto
 import GatewayCore
 import NIOHTTP1
 
-/// Who may use the admin listener: a page of another site must not reach it through an operator's browser.
+/// Who may use the admin listener: a page of another site must not reach it through an operator's browser, and where a
+/// token is configured, nobody without it.
 enum AdminAccess {
+    /// On every reply that has none of its own.
+    static let securityHeaders: [(name: StaticString, value: String)] = [
+        ("Cache-Control", "no-store"), ("Referrer-Policy", "no-referrer"),
+        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ]
+
     static func check(_ request: RequestHead, _ snapshot: Snapshot) -> RequestRefusal? {
         let configuration = snapshot.configuration.admin
         guard isAllowed(name(ofHost: request.host), configuration) else {
             return RequestRefusal(421, "This name is not served here; see allowed_hosts", closes: false)
         }
-        if let origin = request.origin {
+        if let origin = request.origin?.lowercased() {
             // Exactly this listener: another port of this machine is another site.
-            guard origin == "http://\(request.host)" || origin == "https://\(request.host)" else {
+            let host = request.host.lowercased()
+            guard
+                origin == "http://\(host)" || origin == "https://\(host)"
+                    || configuration.allowedOrigins.contains(origin)
+            else {
                 return RequestRefusal(403, "Requests from other sites are not accepted", closes: false)
             }
         }
-        return nil
+        guard let digest = configuration.tokenDigest, !isOpen(request.path) else { return nil }
+        return isToken(request.authorization, digest) ? nil : unauthorized
+    }
+
+    private static let unauthorized: RequestRefusal = {
+        var refusal = RequestRefusal(
+            401, "The admin token is missing or wrong: Authorization: Bearer TOKEN", closes: false)
+        refusal.challenge = "Bearer"
+        return refusal
+    }()
+
+    /// Pages hold nothing that is not in the source, and load balancers have no token.
+    private static func isOpen(_ path: Substring) -> Bool {
+        path == "/healthz" || path == "/readyz" || DashboardPage.paths.contains(String(path))
+    }
+
+    /// Digests are compared, and in constant time: how long it takes says nothing about the token.
+    private static func isToken(_ authorization: String?, _ digest: [UInt8]) -> Bool {
+        guard let authorization, authorization.prefix(7).lowercased() == "bearer " else { return false }
+        return SHA256.hash(data: Array(authorization.utf8.dropFirst(7))) == digest
     }
 
     /// The loopback's names, and the configured ones.

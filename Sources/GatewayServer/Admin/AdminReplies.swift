@@ -36,30 +36,38 @@ enum AdminReplies {
     // MARK: State
 
     private static func status(_ call: Routes.Call) -> Reply {
-        let gateway = call.gateway
+        .object { writeStatus(call.gateway, call.snapshot, &$0) }
+    }
+
+    /// The fields of the gateway's state.
+    static func writeStatus(_ gateway: Gateway, _ snapshot: Snapshot, _ writer: inout JSONWriter) {
         let engine = gateway.engine.statistics
-        return .object { writer in
-            writer.key("timestamp")
-            writer.value(Timestamp.now)
-            writer.field("uptime_s", Int((MonotonicTime.now - gateway.started).components.seconds))
-            writer.field("draining", gateway.isDraining)
-            writer.field("policy", call.snapshot.configuration.routing.policy.rawValue)
-            writer.field("connections", gateway.openConnections)
-            writer.field("transfers", engine.activeTransfers)
-            writer.field("retries_left", gateway.retriesLeft)
-            writer.field("log_lines_dropped", gateway.droppedLogLines)
-            writer.key("limits")
-            writer.beginObject()
-            for limit in LimitCounters.Limit.allCases {
-                writer.key(limit.rawValue as String)
-                writer.value(gateway.limits[limit])
-            }
-            writer.endObject()
-            writer.key("upstreams")
-            writer.beginArray()
-            for upstream in gateway.upstreamStatuses() { writer.upstream(upstream) }
-            writer.endArray()
+        let upstreams = gateway.upstreamStatuses()
+        writer.key("timestamp")
+        writer.value(Timestamp.now)
+        writer.field("uptime_s", Int((MonotonicTime.now - gateway.started).components.seconds))
+        writer.field("draining", gateway.isDraining)
+        writer.field("version", GatewayVersion.current)
+        writer.field("health", gateway.healthSummary(upstreams).health)
+        writer.field("policy", snapshot.configuration.routing.policy.rawValue)
+        writer.field("connections", gateway.openConnections)
+        writer.field("running", gateway.runningCount)
+        writer.field("transfers", engine.activeTransfers)
+        writer.field("retries_left", gateway.retriesLeft)
+        writer.field("log_lines_dropped", gateway.droppedLogLines)
+        writer.key("history")
+        writer.history(gateway.history.status, path: snapshot.configuration.history.path)
+        writer.key("limits")
+        writer.beginObject()
+        for limit in LimitCounters.Limit.allCases {
+            writer.key(limit.rawValue as String)
+            writer.value(gateway.limits[limit])
         }
+        writer.endObject()
+        writer.key("upstreams")
+        writer.beginArray()
+        for upstream in upstreams { writer.upstream(upstream) }
+        writer.endArray()
     }
 
     /// What would happen to a request for a model now: a dry run.
@@ -129,6 +137,19 @@ enum AdminReplies {
 }
 
 extension JSONWriter {
+    fileprivate mutating func history(_ status: HistoryStore.Status, path: String?) {
+        beginObject()
+        field("state", status.state.rawValue)
+        key("reason")
+        valueOrNull(status.reason)
+        key("path")
+        valueOrNull(path)
+        field("rows", status.rows)
+        field("pending", status.pending)
+        field("dropped", status.dropped)
+        endObject()
+    }
+
     mutating func upstream(_ status: UpstreamStatus) {
         beginObject()
         field("name", status.name)
@@ -163,6 +184,26 @@ extension JSONWriter {
         beginArray()
         for text in texts { value(text) }
         endArray()
+    }
+
+    /// A candidate of a plan that was carried out.
+    mutating func planned(_ candidate: Candidate) {
+        beginObject()
+        field("upstream", candidate.name)
+        key("model")
+        valueOrNull(candidate.model)
+        field("score", .double(candidate.score))
+        key("skipped")
+        valueOrNull(candidate.skip?.rawValue)
+        key("model_installed")
+        valueOrNull(candidate.isInstalled)
+        key("model_loaded")
+        valueOrNull(candidate.isLoaded)
+        endObject()
+    }
+
+    private mutating func valueOrNull(_ flag: Bool?) {
+        if let flag { value(flag) } else { null() }
     }
 
     fileprivate mutating func candidate(_ candidate: Candidate) {

@@ -8,7 +8,7 @@ enum GatewayReader {
         configuration.admin = admin(root.subtable("admin"))
         configuration.webllm = webllm(root.subtable("webllm"))
         configuration.routing = routing(root.subtable("routing"))
-        configuration.history = history(root.subtable("history"))
+        configuration.history = history(root.subtable("history"), environment)
         configuration.log = log(root.subtable("log"))
         configuration.upstreams = (root.tables("upstream") ?? []).compactMap { upstream($0, environment) }
         if let models = root.tables("model") { configuration.models = models.compactMap(model) }
@@ -42,6 +42,7 @@ enum GatewayReader {
         server.totalTimeout = table.duration("total_timeout", server.totalTimeout, in: .milliseconds(100)...(hour * 24))
         let heartbeat = table.duration("heartbeat", .zero, in: .zero...hour)
         server.heartbeat = heartbeat > .zero ? heartbeat : nil
+        server.metrics = table.bool("metrics", server.metrics)
         server.drainTimeout = table.duration("drain_timeout", server.drainTimeout, in: .zero...hour)
         table.finish()
         return server
@@ -66,8 +67,38 @@ enum GatewayReader {
         var admin = AdminConfiguration()
         admin.listen = addresses(table, admin.listen).addresses
         admin.allowedHosts = table.strings("allowed_hosts", admin.allowedHosts).map { $0.lowercased() }
+        admin.allowedOrigins = table.strings("allowed_origins", admin.allowedOrigins).map { $0.lowercased() }
+        for origin in admin.allowedOrigins where !isOrigin(origin) {
+            table.fault(
+                .badValue, "allowed_origins", "\"\(origin)\" is not accepted; accepted: https://HOST or http://HOST:PORT")
+        }
+        if let text = table.optionalString("token_hash", isSecret: true) {
+            admin.tokenDigest = tokenDigest(text)
+            if admin.tokenDigest == nil {
+                table.fault(
+                    .badValue, "token_hash",
+                    "accepted: \"sha256:\" and 64 hexadecimal digits, as `webllm-gateway token` prints them")
+            }
+        }
         table.finish()
         return admin
+    }
+
+    private static func isOrigin(_ text: String) -> Bool {
+        guard let url = try? UpstreamURL.parse(text) else { return false }
+        return url.basePath.isEmpty && !text.hasSuffix("/")
+    }
+
+    private static func tokenDigest(_ text: String) -> [UInt8]? {
+        guard text.hasPrefix("sha256:") else { return nil }
+        let digits = Array(text.utf8.dropFirst(7))
+        guard digits.count == 64 else { return nil }
+        var bytes: [UInt8] = []
+        for at in stride(from: 0, to: 64, by: 2) {
+            guard let high = digits[at].hexValue, let low = digits[at + 1].hexValue else { return nil }
+            bytes.append(high << 4 | low)
+        }
+        return bytes
     }
 
     private static func webllm(_ table: TableReader) -> WebLLMConfiguration {
@@ -94,9 +125,25 @@ enum GatewayReader {
         return routing
     }
 
-    private static func history(_ table: TableReader) -> HistoryConfiguration {
+    /// Where systemd wants state (StateDirectory=), else where the XDG base directory specification wants a user's; nil
+    /// where there is neither, and the history stays in memory.
+    private static func defaultHistoryPath(_ environment: [String: String]) -> String? {
+        let file = "/history.sqlite"
+        if let folder = environment["STATE_DIRECTORY"]?.split(separator: ":").first { return folder + file }
+        if let folder = environment["XDG_STATE_HOME"], folder.hasPrefix("/") { return folder + "/webllm-gateway" + file }
+        guard let home = environment["HOME"], home.hasPrefix("/") else { return nil }
+        return home + "/.local/state/webllm-gateway" + file
+    }
+
+    private static func history(_ table: TableReader, _ environment: [String: String]) -> HistoryConfiguration {
         var history = HistoryConfiguration()
-        history.maxEntries = table.integer("max_entries", history.maxEntries, in: 0...1_000_000)
+        let path = table.string("path", "")
+        history.path = path.isEmpty ? defaultHistoryPath(environment) : path == ":memory:" ? nil : path
+        if path.isEmpty { table.note("path", history.path.map { "\"\($0)\"" } ?? "\":memory:\"") }
+        if path.utf8.contains(0) { table.fault(.badValue, "path", "holds a NUL") }
+        history.maxRows = table.integer("max_rows", history.maxRows, in: 0...1_000_000_000)
+        history.retention = table.duration("retention", history.retention, in: .seconds(60)...(hour * 24 * 3650))
+        history.storeText = table.bool("store_text", history.storeText)
         table.finish()
         return history
     }

@@ -170,6 +170,12 @@ final class TableReader {
         }
     }
 
+    /// What a default comes to, where the code cannot know it.
+    func note(_ key: String, _ value: String) {
+        log.entries.removeAll { $0.key == keyPath(key) }
+        log.entries.append(.init(key: keyPath(key), value: value, source: .builtIn))
+    }
+
     func fault(_ kind: ConfigurationError.Fault.Kind, _ key: String, _ detail: String) {
         log.faults.append(.init(kind: kind, key: keyPath(key), detail: detail))
     }

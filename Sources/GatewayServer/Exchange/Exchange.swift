@@ -8,6 +8,7 @@ actor Exchange {
     private let gateway: Gateway
     private let snapshot: Snapshot
     private let client: ClientID
+    private let clientAddress: String
     private let loop: NIOLoopBound<LoopContext>
     private let connection: NIOLoopBound<HTTPConnection>
     private let executor: EventLoopExecutor
@@ -28,6 +29,7 @@ actor Exchange {
         self.gateway = gateway
         snapshot = connection.value.snapshot
         client = connection.value.client
+        clientAddress = connection.value.clientAddress
         self.loop = loop
         self.connection = connection
         self.head = head
@@ -83,7 +85,8 @@ actor Exchange {
             ], sampling: sampling.filled(from: stored).filled(from: .productDefaults))
         var job = Generation.Job(
             chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: headerID,
-            isBatchItem: isBatchItem, onPiece: onPiece)
+            isBatchItem: isBatchItem, clientAddress: clientAddress, route: isBatchItem ? "batch" : "infer",
+            onPiece: onPiece)
         if settings.routing.allowPin { job.pinned = head.pinnedUpstream }
         let generation = Generation(gateway: gateway, snapshot: snapshot, loop: loop, job: job)
         if let reason = abandonReason { generation.assumeIsolated { $0.abandon(reason) } }
@@ -190,12 +193,18 @@ actor Exchange {
     }
 
     private func settle(_ report: InferReport, _ result: GenerationResult) {
-        gateway.store.record(report.historyEntry(error: result))
-        gateway.finished(
-            AccessRecord(
-                requestID: headerID, route: "infer", method: head.method.rawValue, status: report.status,
-                outcome: report.outcome, duration: .now - accepted, trace: result.trace,
-                tokens: report.reply.tokensGenerated), settings.log)
+        let record = AccessRecord(
+            requestID: headerID, route: "infer", method: head.method.rawValue, status: report.status,
+            outcome: report.outcome, duration: .now - accepted, trace: result.trace,
+            tokens: report.reply.tokensGenerated)
+        keep(report, record)
+        gateway.finished(record, settings.log)
+    }
+
+    private func keep(_ report: InferReport, _ record: AccessRecord) {
+        gateway.history.record(
+            StoredRequest(
+                report, record, client: clientAddress, isStream: stream != nil, policy: settings.routing.policy))
     }
 
     // MARK: POST /webllm/api/infer/batch
@@ -228,7 +237,12 @@ actor Exchange {
             for await (index, report, result) in group {
                 attempts.append(contentsOf: result.trace.attempts)
                 tokens += report.reply.tokensGenerated
-                gateway.store.record(report.historyEntry(error: result))
+                keep(
+                    report,
+                    AccessRecord(
+                        requestID: headerID, route: "batch", method: head.method.rawValue, status: report.status,
+                        outcome: report.outcome, duration: .now - accepted, trace: result.trace,
+                        tokens: report.reply.tokensGenerated))
                 results[index] = report.batchResult(prompt: request.items[index])
                 if abandonReason == nil, let (next, prompt) = waiting.popLast() {
                     addItem(next, prompt, modelID, request.sampling, to: &group)

@@ -35,6 +35,9 @@ actor Generation {
         var isBatchItem = false
         /// The only upstream that may be asked.
         var pinned: String?
+        /// For operators: the client's address, and the route.
+        var clientAddress: String
+        var route: String
         /// Receives the pieces of the answer as they come; called on the event loop.
         var onPiece: PieceHandler?
     }
@@ -82,6 +85,9 @@ actor Generation {
     private var events: [UpstreamEvent] = []
     private var trace = GenerationTrace()
     private var text = ""
+    /// Pieces of text so far, about one a token, and how many of them the time series has.
+    private var pieces = 0
+    private var countedPieces = 0
 
     private let totalDeadline: MonotonicTime
     private var queueDeadline: MonotonicTime?
@@ -148,6 +154,8 @@ actor Generation {
                 trace.lastFailure = failure
                 if isCommitted { return finish(.cutOff(failure)) }
                 text = ""
+                pieces = 0
+                countedPieces = 0
                 if !decision.next { return finish(.failed) }
                 request.isCostlyRetry = decision.isCostly
             }
@@ -240,7 +248,7 @@ actor Generation {
         attempt += 1
         upstream = choice.upstream
         unacknowledged = 0
-        trace.begin(endpoint.configuration.name)
+        trace.begin(endpoint.configuration.name, choice, accepted: job.accepted)
         defer {
             upstream = nil
             transfer = nil
@@ -378,6 +386,7 @@ actor Generation {
                     return Followed(outcome: .failed(.reply(.lineTooLong)), hasEnded: false)
                 }
                 text += piece
+                pieces += 1
                 job.onPiece?(piece)
             case .thinking: noteFirstToken()
             case .progress: break
@@ -429,10 +438,29 @@ actor Generation {
             gateway.logFailure(failure, upstream: upstream, requestID: job.requestID, elapsed: heldFor, decision)
         }
         gateway.metrics.attempt(
-            trace.upstream ?? "", ended.outcome, trace, ended.usage, fellBack: decision.next && !isCommitted)
+            trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces,
+            fellBack: decision.next && !isCommitted)
+        countedPieces = pieces
         trace.end(ended.outcome)
         gateway.settle(choice.upstream, client: job.client, report)
         return decision
+    }
+
+    // MARK: What operators see of it
+
+    /// As it is now.
+    var running: RunningRequest {
+        RunningRequest(
+            id: waiter.rawValue, requestID: job.requestID, route: job.route, client: job.clientAddress,
+            model: job.modelID, upstream: upstream == nil ? nil : trace.upstream, phase: trace.phase,
+            accepted: job.accepted, pieces: pieces, isStream: job.onPiece != nil)
+    }
+
+    /// Pieces since the last call, and the upstream they came from.
+    func takePieces() -> (upstream: String, count: Int)? {
+        guard pieces > countedPieces, let upstream = trace.upstream else { return nil }
+        defer { countedPieces = pieces }
+        return (upstream, pieces - countedPieces)
     }
 
     // MARK: Signals

@@ -22,7 +22,20 @@ struct GenerationResult: Sendable {
 struct GenerationTrace: Sendable {
     struct Attempt: Sendable {
         var upstream: String
-        var label: String
+        /// Why this one: the first by the policy, past all obstacles, or after a wait in the queue.
+        var reason: Choice.Reason
+        /// See ``Choice/candidates``.
+        var candidates: [Candidate]
+        /// How it ended; `running` while it has not.
+        var label = "running"
+        /// Since the request was accepted.
+        var start: Duration
+        var duration = Duration.zero
+        var loadTime = Duration.zero
+        var connectTime = Duration.zero
+        var firstTokenTime: Duration?
+        /// The timer that ended it.
+        var timer: String?
     }
 
     /// Where a generation is now. A closed set.
@@ -44,7 +57,10 @@ struct GenerationTrace: Sendable {
     /// The successful attempt alone.
     var inferenceTime = Duration.zero
     var lastFailure: AttemptFailure?
+    /// When the request was sent, after any load.
     private var attemptStart = MonotonicTime(nanoseconds: 0)
+    private var attemptBegin = MonotonicTime(nanoseconds: 0)
+    private var loadBefore = Duration.zero
 
     /// The upstream that was asked last.
     var upstream: String? { attempts.last?.upstream }
@@ -78,9 +94,16 @@ struct GenerationTrace: Sendable {
     /// `b:probed_down`.
     var skippedText: String { skipped.map { "\($0.name):\($0.reason.rawValue)" }.joined(separator: ",") }
 
-    mutating func begin(_ upstream: String) {
-        attempts.append(Attempt(upstream: upstream, label: "running"))
+    /// - Parameter accepted: when the request was.
+    mutating func begin(_ upstream: String, _ choice: Choice, accepted: MonotonicTime) {
         attemptStart = .now
+        attempts.append(
+            Attempt(
+                upstream: upstream, reason: choice.reason, candidates: choice.candidates,
+                start: attemptStart - accepted))
+        attemptBegin = attemptStart
+        loadBefore = loadTime
+        connectTime = .zero
         firstTokenTime = nil
     }
 
@@ -89,11 +112,19 @@ struct GenerationTrace: Sendable {
     mutating func end(_ outcome: AttemptOutcome) {
         guard !attempts.isEmpty else { return }
         if let firstTokenTime { generationTime = .now - attemptStart - firstTokenTime }
-        attempts[attempts.count - 1].label =
-            switch outcome {
-            case .success: "ok"
-            case .failed(let failure): failure.label
-            case .abandoned(let reason): reason.rawValue
-            }
+        let last = attempts.count - 1
+        attempts[last].duration = .now - attemptBegin
+        attempts[last].loadTime = loadTime - loadBefore
+        attempts[last].connectTime = connectTime
+        attempts[last].firstTokenTime = firstTokenTime
+        switch outcome {
+        case .success: attempts[last].label = "ok"
+        case .failed(let failure):
+            attempts[last].label = failure.label
+            attempts[last].timer = failure.timer
+        case .abandoned(let reason):
+            attempts[last].label = reason.rawValue
+            if reason == .totalDeadline { attempts[last].timer = "total" }
+        }
     }
 }

@@ -12,6 +12,8 @@ struct InferReport: Sendable {
     }
 
     var reply: InferReply
+    /// As the upstream counts them.
+    var promptTokens: Int?
     var outcome: RequestOutcome
     var fault: Fault?
 
@@ -27,6 +29,7 @@ struct InferReport: Sendable {
         case .answered(let usage):
             outcome = .ok
             reply.tokensGenerated = usage.completionTokens ?? WebLLMText.estimatedTokens(text)
+            promptTokens = usage.promptTokens
         case .failed:
             let isTimeout = result.trace.lastFailure?.isTimeout == true
             (outcome, fault) = Self.unanswered(&reply, webllm, isTimeout: isTimeout)
@@ -43,11 +46,14 @@ struct InferReport: Sendable {
             fault = Fault(status: 503, message: "The gateway is busy; try again later", retryAfter: retryAfter)
         case .abandoned(.clientLeft):
             outcome = .clientLeft
+        case .abandoned(.cancelled):
+            outcome = .cancelled
+            fault = Fault(status: 503, message: "An operator ended this request")
         case .abandoned(.drain):
             outcome = .drained
             fault = Fault(status: 503, message: "The gateway is stopping", retryAfter: 1)
         }
-        if outcome == .cutOff { reply.tokensGenerated = WebLLMText.estimatedTokens(text) }
+        if outcome == .cutOff || outcome == .cancelled || outcome == .clientLeft { reply.tokensGenerated = WebLLMText.estimatedTokens(text) }
     }
 
     private static func unanswered(
@@ -62,13 +68,8 @@ struct InferReport: Sendable {
         return (.upstreamsFailed, Fault(status: isTimeout ? 504 : 502, message: message))
     }
 
-    func historyEntry(error result: GenerationResult) -> HistoryEntry {
-        HistoryEntry(
-            requestID: reply.requestID, text: reply.text, tokensGenerated: reply.tokensGenerated,
-            inferenceTime: reply.inferenceTime, mode: reply.mode, modelID: reply.modelID,
-            isSuccess: outcome == .ok || outcome == .fallback,
-            error: fault?.message ?? (outcome == .clientLeft ? "The client left" : nil), timestamp: reply.timestamp)
-    }
+    /// What the history tells of a failure.
+    var error: String? { fault?.message ?? (outcome == .clientLeft ? "The client left" : nil) }
 
     func batchResult(prompt: BatchRequest.Item) -> BatchResult {
         if let fault { return .refused(error: fault.message, promptJSON: prompt.json) }

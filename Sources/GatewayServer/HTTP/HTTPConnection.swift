@@ -25,11 +25,15 @@ final class HTTPConnection: ChannelInboundHandler {
     private let routes: Routes
     /// Whose connection it is: a hash of the client's address.
     let client: ClientID
+    /// For operators; `unix` for all that come over a Unix socket.
+    let clientAddress: String
     /// The configuration as of the present request's head.
     private(set) var snapshot: Snapshot
     private var context: ChannelHandlerContext?
     private var state: State = .idle
     private var exchange: Exchange?
+    /// In place of an exchange, where an operator's dashboard listens.
+    private var feed: DashboardFeed?
     private var pipelined: CircularBuffer<HTTPServerRequestPart> = []
     /// A framing fault found while a reply is still under way: told after it.
     private var pendingRefusal: RequestRefusal?
@@ -51,11 +55,12 @@ final class HTTPConnection: ChannelInboundHandler {
     private var lastSent: MonotonicTime
     private var lastDrain: MonotonicTime
 
-    init(gateway: Gateway, loop: LoopContext, routes: Routes, client: ClientID) {
+    init(gateway: Gateway, loop: LoopContext, routes: Routes, client: ClientID, address: String) {
         self.gateway = gateway
         self.loop = loop
         self.routes = routes
         self.client = client
+        clientAddress = address
         snapshot = gateway.snapshot
         let now = MonotonicTime.now
         phaseStart = now
@@ -212,6 +217,8 @@ final class HTTPConnection: ChannelInboundHandler {
     /// The exchange that answers the present request; told when the client leaves or reads again.
     func attach(_ exchange: Exchange) { self.exchange = exchange }
 
+    func attach(_ feed: DashboardFeed) { self.feed = feed }
+
     /// Sends a whole reply and goes on to the next request.
     func reply(_ reply: Reply) {
         guard case .replying(let request, streaming: nil) = state else { return }
@@ -270,6 +277,7 @@ final class HTTPConnection: ChannelInboundHandler {
     /// The reply is complete: next request, or close.
     private func finish() {
         exchange = nil
+        feed = nil
         releaseBody()
         phaseStart = .now
         if let refusal = pendingRefusal, !mustClose {
@@ -312,6 +320,8 @@ final class HTTPConnection: ChannelInboundHandler {
         gateway.connectionClosed(client)
         exchange?.assumeIsolated { $0.abandon(.clientLeft) }
         exchange = nil
+        feed?.stop()
+        feed = nil
     }
 
     private func releaseBody() {
@@ -383,6 +393,7 @@ final class HTTPConnection: ChannelInboundHandler {
     func drain() {
         mustClose = true
         drainStart = .now
+        feed?.end()
     }
 
     /// The drain time is over.

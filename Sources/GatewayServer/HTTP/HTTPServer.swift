@@ -45,6 +45,7 @@ package final class HTTPServer: Sendable {
         } catch {
             gateway.engine.shutdown()
             try? await group.shutdownGracefully()
+            gateway.history.close()
             throw error
         }
         let first = loops[0]
@@ -99,6 +100,7 @@ package final class HTTPServer: Sendable {
         try? await probers.eventLoop.submit { probers.value.stop() }.get()
         gateway.engine.shutdown()
         try? await group.shutdownGracefully()
+        gateway.history.close()
     }
 
     private func forEachConnection(_ body: @escaping @Sendable (HTTPConnection) -> Void) {
@@ -140,6 +142,39 @@ extension HTTPServer: GatewayOperations {
                 }
             }
         }
+    }
+}
+
+extension HTTPServer {
+    /// Each loop is asked for its own, as only it may look at them.
+    func running(_ limit: Int, _ done: @escaping @Sendable ([RunningRequest], Int) -> Void) {
+        let asked = loops.map { loop in
+            loop.eventLoop.submit {
+                let all = loop.value.runningGenerations.map { $0.assumeIsolated { $0.running } }.sorted {
+                    $0.id < $1.id
+                }
+                return (Array(all.prefix(limit)), all.count)
+            }
+        }
+        EventLoopFuture.whenAllSucceed(asked, on: loops[0].eventLoop).whenSuccess { parts in
+            let all = parts.flatMap(\.0).sorted { $0.id < $1.id }
+            done(Array(all.prefix(limit)), parts.reduce(0) { $0 + $1.1 })
+        }
+    }
+
+    func cancel(_ id: UInt64, _ done: @escaping @Sendable (Bool) -> Void) {
+        let asked = loops.map { loop in
+            loop.eventLoop.submit {
+                loop.value.runningGenerations.contains { generation in
+                    generation.assumeIsolated { generation in
+                        guard generation.running.id == id else { return false }
+                        generation.abandon(.cancelled)
+                        return true
+                    }
+                }
+            }
+        }
+        EventLoopFuture.whenAllSucceed(asked, on: loops[0].eventLoop).whenSuccess { done($0.contains(true)) }
     }
 }
 

@@ -68,7 +68,9 @@ package struct Listeners: Sendable {
     private static func serve(
         _ channel: any Channel, _ gateway: Gateway, _ loop: LoopContext, _ routes: Routes, _ client: ClientID
     ) throws {
-        let connection = HTTPConnection(gateway: gateway, loop: loop, routes: routes, client: client)
+        let connection = HTTPConnection(
+            gateway: gateway, loop: loop, routes: routes, client: client,
+            address: channel.remoteAddress?.ipAddress ?? "unix")
         try channel.pipeline.syncOperations.addHandlers([
             ByteMeter(connection),
             ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .dropBytes)),

@@ -42,6 +42,7 @@ struct Reply: Sendable {
     init(_ refusal: RequestRefusal) {
         self = .error(refusal.status, refusal.message)
         if let allow = refusal.allow { head.fields.append(("Allow", allow)) }
+        if let challenge = refusal.challenge { head.fields.append(("WWW-Authenticate", challenge)) }
     }
 }
 

@@ -24,6 +24,7 @@ struct RequestHead: Sendable {
     /// As sent, for the admin listener's checks.
     var host = ""
     var origin: String?
+    var authorization: String?
 
     var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
 
@@ -44,6 +45,8 @@ struct RequestRefusal: Error, Sendable, Equatable {
     /// Whether the connection can serve another request: not where the framing is in doubt.
     var closes: Bool = true
     var allow: String?
+    /// How to authenticate, with a 401.
+    var challenge: String?
 
     init(_ status: Int, _ message: String, closes: Bool = true, allow: String? = nil) {
         self.status = status
@@ -118,6 +121,13 @@ private struct FieldScan {
             head.expectsContinue = !isHTTP10
         case 6 where name.isCaselessEqual("origin"):
             head.origin = value
+        case 13 where name.isCaselessEqual("authorization"):
+            // Others go through a lossy conversion: two that differ could compare equal.
+            guard value.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) else {
+                throw RequestRefusal(400, "The Authorization header holds characters outside ASCII")
+            }
+            guard head.authorization == nil else { throw RequestRefusal(400, "Two Authorization headers") }
+            head.authorization = value
         case 7 where name.isCaselessEqual("upgrade"):
             upgrade = true
         case 10 where name.isCaselessEqual("connection"):

@@ -19,6 +19,10 @@ struct Routes: Sendable {
     enum Action: Sendable {
         /// Answered at once, on the event loop.
         case reply(@Sendable (Call) -> Reply)
+        /// Answered later, from another thread's work; the promise is kept on the event loop.
+        case later(@Sendable (Call, @escaping @Sendable (Reply) -> Void) -> Void)
+        /// Answered by the dashboard's feed, which has no end.
+        case feed
         /// Answered by an exchange.
         case exchange(@Sendable (isolated Exchange, ByteBuffer) async -> Void)
     }
@@ -41,13 +45,19 @@ struct Routes: Sendable {
     /// What is asked of a request before its route is looked at.
     typealias Check = @Sendable (RequestHead, Snapshot) -> RequestRefusal?
     private let check: Check
+    /// Added to replies.
+    private let headers: [(name: StaticString, value: String)]
 
-    static let client = Routes(webLLM + ChatPage.routes + AdminReplies.healthRoutes) { _, _ in nil }
+    static let client = Routes(webLLM + ChatPage.routes + AdminReplies.healthRoutes + [MetricsReply.clientRoute]) {
+        _, _ in nil
+    }
     static let admin = Routes(
-        AdminReplies.routes + AdminReplies.healthRoutes + [MetricsReply.route], check: AdminAccess.check)
+        AdminReplies.routes + AdminHistory.routes + AdminLive.routes + AdminReplies.healthRoutes + [MetricsReply.route],
+        headers: AdminAccess.securityHeaders, check: AdminAccess.check)
 
-    private init(_ all: [Route], check: @escaping Check) {
+    private init(_ all: [Route], headers: [(name: StaticString, value: String)] = [], check: @escaping Check) {
         self.check = check
+        self.headers = headers
         literal = Dictionary(grouping: all.filter { !$0.isPrefix }, by: \.path)
         prefixed = all.filter(\.isPrefix)
     }
@@ -83,15 +93,7 @@ struct Routes: Sendable {
         let started = MonotonicTime.now
         let snapshot = connection.snapshot
         func answer(_ reply: Reply, _ name: String) {
-            var reply = reply
-            let id = request.requestID ?? loop.makeRequestID()
-            reply.head.requestID = id
-            connection.reply(reply)
-            gateway.finished(
-                AccessRecord(
-                    requestID: id, route: name, method: request.method.rawValue, status: reply.head.status,
-                    outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - started),
-                snapshot.configuration.log)
+            self.answer(reply, name, request, connection, gateway, loop, since: started, snapshot.configuration.log)
         }
         if let refusal = check(request, snapshot) { return answer(Reply(refusal), "none") }
         if request.method == .OPTIONS, request.path == "*" {
@@ -125,12 +127,45 @@ struct Routes: Sendable {
             let call = Call(
                 gateway: gateway, snapshot: snapshot, loop: loop, request: request, body: body, rest: rest)
             answer(make(call), route.name)
+        case .later(let work):
+            let call = Call(
+                gateway: gateway, snapshot: snapshot, loop: loop, request: request, body: body, rest: rest)
+            let name = route.name
+            let connection = NIOLoopBound((connection, loop), eventLoop: loop.eventLoop)
+            work(call) { reply in
+                connection.eventLoop.execute {
+                    let (connection, loop) = connection.value
+                    self.answer(
+                        reply, name, request, connection, gateway, loop, since: started, snapshot.configuration.log)
+                }
+            }
+        case .feed:
+            let feed = DashboardFeed(gateway: gateway, loop: loop, connection: connection, request: request)
+            connection.attach(feed)
+            feed.start()
         case .exchange(let work):
             let exchange = Exchange(
                 gateway: gateway, loop: NIOLoopBound(loop, eventLoop: loop.eventLoop),
                 connection: NIOLoopBound(connection, eventLoop: loop.eventLoop), head: request)
             exchange.start { exchange in await work(exchange, body) }
         }
+    }
+
+    private func answer(
+        _ reply: Reply, _ name: String, _ request: RequestHead, _ connection: HTTPConnection, _ gateway: Gateway,
+        _ loop: LoopContext, since started: MonotonicTime, _ log: LogConfiguration
+    ) {
+        var reply = reply
+        let id = request.requestID ?? loop.makeRequestID()
+        reply.head.requestID = id
+        for (name, value) in headers where !reply.head.fields.contains(where: { "\($0.name)" == "\(name)" }) {
+            reply.head.fields.append((name, value))
+        }
+        connection.reply(reply)
+        gateway.finished(
+            AccessRecord(
+                requestID: id, route: name, method: request.method.rawValue, status: reply.head.status,
+                outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - started), log)
     }
 
     /// The routes of a path, one for each method, and what follows the prefix.
@@ -193,7 +228,7 @@ extension StringProtocol {
 }
 
 extension UInt8 {
-    fileprivate var hexValue: UInt8? {
+    var hexValue: UInt8? {
         switch self {
         case 0x30...0x39: self - 0x30
         case 0x41...0x46: self - 0x41 + 10

@@ -7,7 +7,7 @@ enum WebLLMReplies {
     static func health(_ call: Routes.Call) -> Reply {
         let statuses = call.gateway.upstreamStatuses()
         return .object { writer in
-            writer.field("status", HealthSummary(statuses).health)
+            writer.field("status", call.gateway.healthSummary(statuses).health)
             writer.field("service", "webllm")
             writer.key("timestamp")
             writer.value(Timestamp.now)
@@ -17,9 +17,9 @@ enum WebLLMReplies {
 
     static func status(_ call: Routes.Call) -> Reply {
         let statuses = call.gateway.upstreamStatuses()
-        let totals = call.gateway.store.totals().totals
+        let totals = call.gateway.history.totals().totals
         return .object { writer in
-            writer.field("status", HealthSummary(statuses).status)
+            writer.field("status", call.gateway.healthSummary(statuses).status)
             writer.key("timestamp")
             writer.value(Timestamp.now)
             writer.field("service", "webllm")
@@ -90,7 +90,7 @@ enum WebLLMReplies {
     }
 
     static func metrics(_ call: Routes.Call) -> Reply {
-        let (totals, historyCount) = call.gateway.store.totals()
+        let (totals, historyCount) = call.gateway.history.totals()
         return .object { writer in
             writer.key("timestamp")
             writer.value(Timestamp.now)
@@ -112,7 +112,7 @@ enum WebLLMReplies {
     static func history(_ call: Routes.Call) -> Reply {
         let limit = call.request.query?.queryValue("limit").flatMap { Int($0) } ?? 10
         guard limit >= 0 else { return .error(400, "limit must not be negative") }
-        let entries = call.gateway.store.history(limit: min(limit, 100))
+        let entries = call.gateway.history.recent(limit)
         return .object { writer in
             writer.field("count", entries.count)
             writer.key("history")
@@ -123,7 +123,7 @@ enum WebLLMReplies {
     }
 
     static func clear(_ call: Routes.Call) -> Reply {
-        call.gateway.store.clear()
+        call.gateway.history.clear()
         return .object { writer in
             writer.field("status", "cleared")
             writer.key("timestamp")
@@ -133,20 +133,20 @@ enum WebLLMReplies {
 }
 
 extension JSONWriter {
-    fileprivate mutating func history(_ entry: HistoryEntry) {
+    fileprivate mutating func history(_ request: StoredRequest) {
         beginObject()
-        field("request_id", entry.requestID)
-        field("text", entry.text)
-        field("tokens_generated", entry.tokensGenerated)
+        field("request_id", request.requestID)
+        field("text", request.text ?? "")
+        field("tokens_generated", request.tokensOut)
         key("inference_time_ms")
-        milliseconds(entry.inferenceTime)
-        field("mode", entry.mode)
-        field("model_id", entry.modelID)
-        field("success", entry.isSuccess)
+        milliseconds(request.inference)
+        field("mode", request.mode)
+        field("model_id", request.model)
+        field("success", request.isSuccess)
         key("error")
-        if let error = entry.error { value(error) } else { null() }
+        valueOrNull(request.error)
         key("timestamp")
-        value(entry.timestamp)
+        value(Timestamp(microseconds: request.id))
         endObject()
     }
 }

@@ -38,10 +38,17 @@ final class Metrics: Sendable {
     }
 
     private let state = Mutex(State())
+    private let series = Mutex(TimeSeries(now: .now))
+
+    /// Reads the last hour.
+    func withSeries<Value: Sendable>(_ body: (inout TimeSeries) -> Value) -> Value { series.withLock { body(&$0) } }
 
     var snapshot: State { state.withLock { $0 } }
 
     func request(_ record: AccessRecord) {
+        if record.isGeneration {
+            series.withLock { $0.request(isError: record.outcome != .ok && record.outcome != .refused, now: .now) }
+        }
         let key = RequestKey(route: record.route, outcome: record.outcome, upstream: record.trace.upstream ?? "")
         state.withLock { state in
             state.requests[key, default: 0] += 1
@@ -49,10 +56,20 @@ final class Metrics: Sendable {
         }
     }
 
-    /// - Parameter fellBack: whether another upstream is asked because of it.
+    /// - Parameters:
+    ///   - countedTokens: how many of its tokens the time series has already.
+    ///   - fellBack: whether another upstream is asked because of it.
     func attempt(
-        _ upstream: String, _ outcome: AttemptOutcome, _ trace: GenerationTrace, _ usage: TokenUsage, fellBack: Bool
+        _ upstream: String, _ outcome: AttemptOutcome, _ trace: GenerationTrace, _ usage: TokenUsage,
+        countedTokens: Int, fellBack: Bool
     ) {
+        series.withLock { series in
+            let now = MonotonicTime.now
+            series.attempt(upstream, firstToken: trace.firstTokenTime, now: now)
+            if let tokens = usage.completionTokens, tokens > countedTokens {
+                series.tokens(tokens - countedTokens, upstream, now: now)
+            }
+        }
         state.withLock { state in
             if case .abandoned(.clientLeft) = outcome { state.cancels[trace.phase, default: 0] += 1 }
             Self.note(&state.upstreams[upstream, default: UpstreamSeries()], outcome, trace, usage, fellBack)
@@ -74,6 +91,15 @@ final class Metrics: Sendable {
         }
         series.inputTokens += usage.promptTokens ?? 0
         series.outputTokens += usage.completionTokens ?? 0
+    }
+
+    /// Tokens of requests that still run.
+    func tokens(_ counts: [String: Int]) {
+        guard !counts.isEmpty else { return }
+        series.withLock { series in
+            let now = MonotonicTime.now
+            for (upstream, count) in counts { series.tokens(count, upstream, now: now) }
+        }
     }
 
     func waited(_ duration: Duration, left: Bool) {

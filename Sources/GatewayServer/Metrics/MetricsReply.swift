@@ -7,6 +7,12 @@ import NIOHTTP1
 /// `/metrics`, in Prometheus' text format. docs/metrics.md lists every family.
 enum MetricsReply {
     static let route = Routes.Route(method: .GET, path: "/metrics", name: "metrics_text", action: .reply(reply))
+    /// For clients, where `[server] metrics` says so.
+    static let clientRoute = Routes.Route(
+        method: .GET, path: "/metrics", name: "metrics_text",
+        action: .reply { call in
+            call.snapshot.configuration.server.metrics ? reply(call) : .error(404, "Not found")
+        })
 
     private static func reply(_ call: Routes.Call) -> Reply {
         var writer = PrometheusWriter()
@@ -105,6 +111,13 @@ enum MetricsReply {
         writer.sample(gateway.retriesLeft)
         writer.family(prefix + "limits_total", .counter, "How often each limit has bitten.")
         for limit in LimitCounters.Limit.allCases { writer.sample(gateway.limits[limit], [("limit", limit.rawValue)]) }
+        let history = gateway.history.status
+        writer.family(prefix + "history_rows", .gauge, "Requests in the history.")
+        writer.sample(history.rows)
+        writer.family(prefix + "history_pending", .gauge, "Requests that wait to be written to the history.")
+        writer.sample(history.pending)
+        writer.family(prefix + "history_dropped_total", .counter, "Requests that the history lost.")
+        writer.sample(history.dropped)
         writer.family(prefix + "log_lines_dropped_total", .counter, "Log lines that nobody took in time.")
         writer.sample(gateway.droppedLogLines)
     }

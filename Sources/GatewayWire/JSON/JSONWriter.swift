@@ -102,6 +102,14 @@ package struct JSONWriter {
         buffer.writeDecimal(rest)
     }
 
+    package mutating func valueOrNull(_ text: String?) {
+        if let text { value(text) } else { null() }
+    }
+
+    package mutating func millisecondsOrNull(_ duration: Duration?) {
+        if let duration { milliseconds(duration) } else { null() }
+    }
+
     package mutating func null() {
         separate()
         buffer.writeStaticString("null")

@@ -7,6 +7,45 @@ package struct Timestamp: Sendable, Equatable {
 
     package init(microseconds: Int64) { self.microseconds = microseconds }
 
+    /// Reads `2024-01-15T10:30:00`, with up to six decimals and a `Z` where they are there; nil for anything else.
+    package init?(_ text: String) {
+        var rest = text.utf8[...]
+        if rest.last == UInt8(ascii: "Z") { rest = rest.dropLast() }
+        func number(_ digits: Int) -> Int64? {
+            guard rest.count >= digits else { return nil }
+            var value: Int64 = 0
+            for _ in 0..<digits {
+                guard let byte = rest.popFirst(), (0x30...0x39).contains(byte) else { return nil }
+                value = value * 10 + Int64(byte - 0x30)
+            }
+            return value
+        }
+        func skip(_ character: Unicode.Scalar) -> Bool { rest.popFirst() == UInt8(ascii: character) }
+        guard let year = number(4), skip("-"), let month = number(2), skip("-"), let day = number(2), skip("T"),
+            let hour = number(2), skip(":"), let minute = number(2), skip(":"), let second = number(2),
+            year >= 1970, (1...12).contains(month), (1...31).contains(day), hour < 24, minute < 60, second < 60
+        else { return nil }
+        var fraction: Int64 = 0
+        if !rest.isEmpty {
+            guard skip("."), (1...6).contains(rest.count) else { return nil }
+            let digits = rest.count
+            guard let value = number(digits) else { return nil }
+            fraction = (digits..<6).reduce(value) { sum, _ in sum * 10 }
+        }
+        let seconds = (Self.days(year, month, day) * 86_400) + hour * 3600 + minute * 60 + second
+        microseconds = seconds * 1_000_000 + fraction
+    }
+
+    /// The inverse of ``civil(days:)``.
+    private static func days(_ year: Int64, _ month: Int64, _ day: Int64) -> Int64 {
+        let shifted = month <= 2 ? year - 1 : year
+        let era = shifted / 400
+        let yearOfEra = shifted % 400
+        let dayOfYear = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1
+        let dayOfEra = yearOfEra * 365 + yearOfEra / 4 - yearOfEra / 100 + dayOfYear
+        return era * 146_097 + dayOfEra - 719_468
+    }
+
     package func write(into buffer: inout ByteBuffer) {
         let seconds = microseconds / 1_000_000
         let (year, month, day) = Self.civil(days: seconds / 86_400)

@@ -1,0 +1,142 @@
+import GatewayCore
+import GatewayWire
+import NIOCore
+
+/// What a dashboard is sent: everything at first, then once a second what is new. Samples, not every request, so that it
+/// costs the same at any load. Lives on its connection's event loop.
+final class DashboardFeed {
+    private let gateway: Gateway
+    private let loop: LoopContext
+    private unowned let connection: HTTPConnection
+    private let requestID: String
+    private var ticker: RepeatedTask?
+    private var lastID: Int64 = 0
+    private var lastFinished = 0
+    private var lastStep: Int64 = 0
+
+    private static let interval = TimeAmount.seconds(1)
+    private static let runningShown = 50
+    private static let firstRecent = 50
+    private static let recentShown = 20
+
+    init(gateway: Gateway, loop: LoopContext, connection: HTTPConnection, request: RequestHead) {
+        self.gateway = gateway
+        self.loop = loop
+        self.connection = connection
+        requestID = request.requestID ?? loop.makeRequestID()
+    }
+
+    func start() {
+        withRunning { feed, requests, total in feed.sendStart(requests, total) }
+        let bound = NIOLoopBound(self, eventLoop: loop.eventLoop)
+        ticker = loop.eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { _ in
+            bound.value.tick()
+        }
+    }
+
+    /// The client is gone.
+    func stop() {
+        ticker?.cancel()
+        ticker = nil
+    }
+
+    /// The gateway stops: a dashboard must not hold it up.
+    func end() {
+        stop()
+        connection.endStream(last: ByteBuffer())
+    }
+
+    private func tick() {
+        // A dashboard that does not read misses figures, and costs no memory.
+        guard connection.isWritable else { return }
+        withRunning { feed, requests, total in feed.sendTick(requests, total) }
+    }
+
+    private func withRunning(_ body: @escaping @Sendable (DashboardFeed, [RunningRequest], Int) -> Void) {
+        guard let operations = gateway.operations else { return }
+        let bound = NIOLoopBound(self, eventLoop: loop.eventLoop)
+        operations.running(Self.runningShown) { requests, total in
+            bound.eventLoop.execute {
+                guard bound.value.ticker != nil else { return }
+                body(bound.value, requests, total)
+            }
+        }
+    }
+
+    private func sendStart(_ requests: [RunningRequest], _ total: Int) {
+        let snapshot = gateway.snapshot
+        let names = snapshot.configuration.upstreams.map(\.name)
+        let (steps, step) = gateway.metrics.withSeries { ($0.steps(.now), $0.stepNumber(.now)) }
+        lastStep = step
+        let (recent, finished) = gateway.history.recent(after: 0, limit: Self.firstRecent)
+        var event = event("start") { writer in
+            writeState(snapshot, requests, total, &writer)
+            writer.key("series")
+            writer.beginObject()
+            writer.series(steps, names)
+            writer.endObject()
+            writeRecent(recent, finished, &writer)
+        }
+        var head = ReplyHead(200, contentType: "text/event-stream", requestID: requestID)
+        head.fields = [("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")]
+        var first = ByteBuffer()
+        first.writeBuffer(&event)
+        connection.startStream(head, first: first)
+    }
+
+    private func sendTick(_ requests: [RunningRequest], _ total: Int) {
+        let snapshot = gateway.snapshot
+        let names = snapshot.configuration.upstreams.map(\.name)
+        let (point, step) = gateway.metrics.withSeries { ($0.last(.now), $0.stepNumber(.now)) }
+        let (recent, finished) = gateway.history.recent(after: lastID, limit: Self.recentShown)
+        let event = event("tick") { writer in
+            writeState(snapshot, requests, total, &writer)
+            writer.field("finished", finished - lastFinished)
+            writeRecent(recent, finished, &writer)
+            writer.key("point")
+            writer.point(point, names)
+            writer.field("new_point", step != lastStep)
+        }
+        lastStep = step
+        connection.stream(capacity: event.readableBytes) { $0.writeImmutableBuffer(event) }
+    }
+
+    private func writeState(
+        _ snapshot: Snapshot, _ requests: [RunningRequest], _ total: Int, _ writer: inout JSONWriter
+    ) {
+        writer.key("status")
+        writer.beginObject()
+        AdminReplies.writeStatus(gateway, snapshot, &writer)
+        writer.endObject()
+        writer.key("running")
+        writer.beginObject()
+        writer.running(requests, total: total)
+        writer.endObject()
+        writer.key("alerts")
+        writer.alerts(Alert.all(gateway, snapshot))
+    }
+
+    /// Newest first.
+    private func writeRecent(_ recent: [StoredRequest], _ finished: Int, _ writer: inout JSONWriter) {
+        lastFinished = finished
+        lastID = recent.last?.id ?? lastID
+        writer.key("recent")
+        writer.beginArray()
+        for request in recent.reversed() { request.write(&writer, isWhole: false) }
+        writer.endArray()
+    }
+
+    private func event(_ name: StaticString, _ fields: (inout JSONWriter) -> Void) -> ByteBuffer {
+        var buffer = ByteBuffer()
+        buffer.writeStaticString("event: ")
+        buffer.writeStaticString(name)
+        buffer.writeStaticString("\ndata: ")
+        var writer = JSONWriter(buffer)
+        writer.beginObject()
+        fields(&writer)
+        writer.endObject()
+        buffer = writer.buffer
+        buffer.writeStaticString("\n\n")
+        return buffer
+    }
+}

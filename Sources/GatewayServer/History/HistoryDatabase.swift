@@ -1,0 +1,295 @@
+import GRDB
+import GatewayCore
+import GatewayWire
+import Glibc
+
+/// The history's SQLite database. Its calls block: the store makes them on a queue of its own.
+///
+/// Models, upstreams and modes that the configuration knows are kept once in `name` and referred to by number; other
+/// values of clients lie in the row itself. Durations are in tenths of a millisecond. So a row takes 80 bytes and its text.
+final class HistoryDatabase: Sendable {
+    private let connections: any DatabaseWriter
+    /// Of the file, to see that it was deleted or replaced; nil in memory.
+    private let identity: FileIdentity?
+    private let path: String?
+    /// Numbers of the names that are referred to.
+    private let names: [String: Int]
+
+    /// Why a database cannot be used.
+    enum Fault: Error {
+        /// A newer version of the gateway made it; it is left as it is.
+        case newerSchema
+    }
+
+    /// Opens the file, or makes it with its folders, and brings its schema up to date.
+    /// - Parameters:
+    ///   - path: nil keeps the database in memory.
+    ///   - known: names to be kept once: a bounded set.
+    init(path: String?, known: Set<String>) throws {
+        self.path = path
+        var configuration = Configuration()
+        configuration.label = "history"
+        // Beyond it the rows wait in the store's own queue.
+        configuration.busyMode = .timeout(1)
+        configuration.maximumReaderCount = 2
+        configuration.prepareDatabase { db in
+            if !db.configuration.readonly { try db.execute(sql: "PRAGMA page_size = 16384") }
+            // In WAL mode a crash of the process loses nothing that was committed; one of the system the last moments.
+            try db.execute(sql: "PRAGMA synchronous = NORMAL")
+            try db.execute(sql: "PRAGMA journal_size_limit = 67108864")
+        }
+        if let path {
+            try Self.refuseNewer(path, configuration)
+            Self.makeFolders(path)
+            connections = try DatabasePool(path: path, configuration: configuration)
+        } else {
+            connections = try DatabaseQueue(configuration: configuration)
+        }
+        try Self.migrator.migrate(connections)
+        names = try connections.write { db in
+            for name in known {
+                try db.execute(sql: "INSERT OR IGNORE INTO name (name) VALUES (?)", arguments: [name])
+            }
+            var names: [String: Int] = [:]
+            for row in try Row.fetchAll(db, sql: "SELECT id, name FROM name") where known.contains(row[1]) {
+                names[row[1]] = row[0]
+            }
+            return names
+        }
+        identity = path.flatMap(FileIdentity.init)
+    }
+
+    /// Looks without writing: a file of a newer version stays as it is.
+    private static func refuseNewer(_ path: String, _ configuration: Configuration) throws {
+        guard FileIdentity(path) != nil else { return }
+        var configuration = configuration
+        configuration.readonly = true
+        let isNewer: Bool
+        do {
+            isNewer = try DatabaseQueue(path: path, configuration: configuration).read { db in
+                try migrator.hasBeenSuperseded(db)
+            }
+        } catch let error as DatabaseError where error.resultCode == .SQLITE_CANTOPEN {
+            return  // an empty WAL file may be all that is missing: the real opening will tell
+        }
+        if isNewer { throw Fault.newerSchema }
+    }
+
+    private static func makeFolders(_ path: String) {
+        var folder = ""
+        for part in path.split(separator: "/").dropLast() {
+            folder += (folder.isEmpty && !path.hasPrefix("/") ? "" : "/") + part
+            mkdir(folder, 0o700)
+        }
+    }
+
+    private static var migrator: DatabaseMigrator {
+        var migrator = DatabaseMigrator()
+        migrator.registerMigration("1") { db in
+            try db.execute(
+                sql: """
+                    CREATE TABLE name (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+                    CREATE TABLE request (
+                        id INTEGER PRIMARY KEY, -- microseconds since 1970, UTC
+                        -- Columns without a type keep what they are given: a number refers to a name, a text is one.
+                        request_id NOT NULL, -- 16 bytes where it is a UUID
+                        route INTEGER NOT NULL, client NOT NULL, model NOT NULL, upstream, mode NOT NULL,
+                        status INTEGER NOT NULL, outcome INTEGER NOT NULL, error TEXT, stream INTEGER NOT NULL,
+                        policy INTEGER NOT NULL, tokens_in INTEGER, tokens_out INTEGER NOT NULL,
+                        duration INTEGER NOT NULL, queue INTEGER NOT NULL, load INTEGER NOT NULL, connect INTEGER NOT NULL,
+                        first_token INTEGER, generate INTEGER, inference INTEGER NOT NULL,
+                        attempts TEXT, plan TEXT, why TEXT, text TEXT
+                    );
+                    CREATE INDEX request_upstream ON request (upstream);
+                    CREATE INDEX request_error ON request (outcome) WHERE outcome <> 0;
+                    CREATE TABLE total (
+                        id INTEGER PRIMARY KEY CHECK (id = 1), rows INTEGER NOT NULL, inferences INTEGER NOT NULL,
+                        tokens INTEGER NOT NULL, time INTEGER NOT NULL, -- microseconds
+                        client_side INTEGER NOT NULL, server_side INTEGER NOT NULL
+                    );
+                    INSERT INTO total VALUES (1, 0, 0, 0, 0, 0, 0);
+                    """)
+        }
+        return migrator
+    }
+
+    // MARK: Writing
+
+    /// Writes rows and adds to the totals, all or nothing.
+    func write(_ requests: [StoredRequest], adding totals: RequestTotals) throws {
+        try connections.write { db in
+            let insert = try db.cachedStatement(sql: Self.insertSQL)
+            for request in requests {
+                insert.setUncheckedArguments(arguments(request, id: request.id))
+                do {
+                    try insert.execute()
+                } catch let error as DatabaseError where error.resultCode == .SQLITE_CONSTRAINT {
+                    // Another process of the gateway had a request in the same microsecond.
+                    insert.setUncheckedArguments(arguments(request, id: request.id + Int64.random(in: 1...1000)))
+                    try insert.execute()
+                }
+            }
+            try db.execute(
+                sql: """
+                    UPDATE total SET rows = rows + ?, inferences = inferences + ?, tokens = tokens + ?, time = time + ?,
+                        client_side = client_side + ?, server_side = server_side + ?
+                    """,
+                arguments: [
+                    requests.count, totals.inferences, totals.tokens, totals.time.nanoseconds / 1000, totals.clientSide,
+                    totals.serverSide,
+                ])
+        }
+    }
+
+    private static let insertSQL =
+        "INSERT INTO request VALUES (" + Array(repeating: "?", count: 25).joined(separator: ",") + ")"
+
+    private func arguments(_ request: StoredRequest, id: Int64) -> StatementArguments {
+        func name(_ text: String) -> any DatabaseValueConvertible { names[text] ?? TextColumn.pack(text) }
+        func tenths(_ duration: Duration) -> Int64 { duration.nanoseconds / 100_000 }
+        return [
+            id, UUIDBytes.pack(request.requestID), request.route == "batch" ? 1 : 0, AddressText.pack(request.client),
+            name(request.model), request.upstream.map(name), name(request.mode), request.status,
+            Self.outcomes.firstIndex(of: request.outcome) ?? 0, request.error, request.isStream,
+            Self.policies.firstIndex(of: request.policy) ?? 0, request.tokensIn, request.tokensOut,
+            tenths(request.duration), tenths(request.queue), tenths(request.load), tenths(request.connect),
+            request.firstToken.map(tenths), request.generate.map(tenths), tenths(request.inference), request.attempts,
+            request.plan, request.why, request.text.map(TextColumn.pack),
+        ]
+    }
+
+    /// The numbers are those of the database: only ever append.
+    private static let outcomes: [RequestOutcome] = [
+        .ok, .fallback, .refused, .upstreamsFailed, .overloaded, .cutOff, .clientLeft, .drained, .cancelled,
+    ]
+    private static let policies: [RoutingPolicy] = [.priority, .leastBusy, .fastest, .weighted]
+
+    func clear() throws {
+        try connections.write { db in
+            try db.execute(sql: "DELETE FROM request")
+            try db.execute(
+                sql: "UPDATE total SET rows = 0, inferences = 0, tokens = 0, time = 0, client_side = 0, server_side = 0"
+            )
+        }
+    }
+
+    /// Deletes some of the oldest rows: those that are too old, or too many. Small steps, so that nothing waits for long.
+    /// - Parameters:
+    ///   - oldest: microseconds since 1970.
+    ///   - limit: rows to delete at most.
+    /// - Returns: how many were deleted.
+    func sweep(olderThan oldest: Int64, keeping maxRows: Int, limit: Int) throws -> Int {
+        try connections.write { db in
+            let rows = try Int.fetchOne(db, sql: "SELECT rows FROM total") ?? 0
+            let tooMany = min(limit, max(0, rows - maxRows))
+            try db.execute(
+                sql: """
+                    DELETE FROM request WHERE id IN (SELECT id FROM request ORDER BY id LIMIT ?)
+                    OR id IN (SELECT id FROM request WHERE id < ? ORDER BY id LIMIT ?)
+                    """, arguments: [tooMany, oldest, limit])
+            let deleted = db.changesCount
+            if deleted > 0 { try db.execute(sql: "UPDATE total SET rows = rows - ?", arguments: [deleted]) }
+            return deleted
+        }
+    }
+
+    /// Moves what is in the WAL file to the database, before the process ends.
+    func checkpoint() throws {
+        guard path != nil else { return }
+        _ = try connections.writeWithoutTransaction { db in try db.checkpoint(.truncate) }
+    }
+
+    func close() { try? connections.close() }
+
+    /// Whether the file is still the one that was opened.
+    var isInPlace: Bool { path == nil || path.flatMap(FileIdentity.init) == identity }
+
+    // MARK: Reading
+
+    func totals() throws -> (totals: RequestTotals, rows: Int) {
+        try connections.read { db in
+            guard let row = try Row.fetchOne(db, sql: "SELECT * FROM total") else { return (RequestTotals(), 0) }
+            var totals = RequestTotals()
+            totals.inferences = row["inferences"]
+            totals.tokens = row["tokens"]
+            totals.time = .microseconds(row["time"] as Int64)
+            totals.clientSide = row["client_side"]
+            totals.serverSide = row["server_side"]
+            return (totals, row["rows"])
+        }
+    }
+
+    /// Newest first.
+    func requests(_ filter: HistoryFilter) throws -> [StoredRequest] {
+        var conditions: [String] = []
+        var values: [(any DatabaseValueConvertible)?] = []
+        func add(_ condition: String, _ value: any DatabaseValueConvertible) {
+            conditions.append(condition)
+            values.append(value)
+        }
+        if let before = filter.before { add("id < ?", before) }
+        if let since = filter.since { add("id >= ?", since) }
+        if let id = filter.id { add("id = ?", id) }
+        if let requestID = filter.requestID { add("request_id = ?", UUIDBytes.pack(requestID)) }
+        if let upstream = filter.upstream { add("upstream = ?", names[upstream] ?? TextColumn.pack(upstream)) }
+        if let model = filter.model {
+            conditions.append("(model = ? OR model = ?)")
+            values += [names[model], TextColumn.pack(model)]
+        }
+        if let route = filter.route { add("route = ?", route == "batch" ? 1 : 0) }
+        if let outcome = filter.outcome { add("outcome = ?", Self.outcomes.firstIndex(of: outcome) ?? -1) }
+        if filter.onlyErrors { conditions.append("outcome <> 0") }
+        let sql =
+            "SELECT * FROM request " + (conditions.isEmpty ? "" : "WHERE " + conditions.joined(separator: " AND "))
+            + " ORDER BY id DESC LIMIT ?"
+        values.append(filter.limit)
+        return try connections.read { db in
+            let words = try names(db)
+            return try Row.fetchAll(db, sql: sql, arguments: StatementArguments(values)).map { request($0, words) }
+        }
+    }
+
+    private func names(_ db: Database) throws -> [Int: String] {
+        var words: [Int: String] = [:]
+        for row in try Row.fetchAll(db, sql: "SELECT id, name FROM name") { words[row[0]] = row[1] }
+        return words
+    }
+
+    private func request(_ row: Row, _ words: [Int: String]) -> StoredRequest {
+        func word(_ column: String) -> String? {
+            let value: DatabaseValue = row[column]
+            switch value.storage {
+            case .int64(let number): return words[Int(number)] ?? ""
+            default: return TextColumn.unpack(value)
+            }
+        }
+        func time(_ column: String) -> Duration? { (row[column] as Int64?).map { .nanoseconds($0 * 100_000) } }
+        let outcome: Int = row["outcome"]
+        let policy: Int = row["policy"]
+        return StoredRequest(
+            id: row["id"], requestID: UUIDBytes.unpack(row["request_id"]),
+            route: row["route"] == 1 ? "batch" : "infer", client: AddressText.unpack(row["client"]),
+            model: word("model") ?? "", upstream: word("upstream"), status: row["status"],
+            outcome: Self.outcomes.indices.contains(outcome) ? Self.outcomes[outcome] : .ok, error: row["error"],
+            mode: word("mode") ?? "", isStream: row["stream"],
+            policy: Self.policies.indices.contains(policy) ? Self.policies[policy] : .priority,
+            tokensIn: row["tokens_in"], tokensOut: row["tokens_out"], duration: time("duration") ?? .zero,
+            queue: time("queue") ?? .zero, load: time("load") ?? .zero, connect: time("connect") ?? .zero,
+            firstToken: time("first_token"), generate: time("generate"), inference: time("inference") ?? .zero,
+            attempts: row["attempts"], plan: row["plan"], why: row["why"], text: TextColumn.unpack(row["text"]))
+    }
+}
+
+/// Device and number of a file.
+struct FileIdentity: Equatable {
+    private let device: UInt64
+    private let inode: UInt64
+
+    /// Nil where there is no file.
+    init?(_ path: String) {
+        var status = stat()
+        guard stat(path, &status) == 0 else { return nil }
+        device = UInt64(status.st_dev)
+        inode = UInt64(status.st_ino)
+    }
+}

@@ -1,0 +1,307 @@
+import Dispatch
+import GRDB
+import GatewayCore
+import GatewayWire
+import Logging
+import Synchronization
+
+/// Keeps the requests of the past, and their totals.
+///
+/// Recording only appends to a queue in memory, which a queue of its own writes to the database a few times a second. A disk
+/// that is full, locked or broken leaves rows waiting there, then costs rows, which are counted, and never holds up a
+/// request; it is tried again until it works.
+final class HistoryStore: Sendable {
+    /// How the store is, for operators.
+    struct Status: Sendable, Equatable {
+        enum State: String, Sendable { case ok, degraded, off }
+        var state: State
+        /// Why it is degraded.
+        var reason: String?
+        var rows: Int
+        /// Rows that wait to be written.
+        var pending: Int
+        /// Rows that were lost, since the start.
+        var dropped: Int
+    }
+
+    private struct State {
+        /// The newest entries, oldest first: what the WebLLM API and the dashboard show.
+        var recent: [StoredRequest] = []
+        var pending: [StoredRequest] = []
+        var pendingBytes = 0
+        /// What the totals in the database lack: what waits, and what is being written.
+        var unwritten = RequestTotals()
+        var inFlight = (rows: 0, totals: RequestTotals())
+        /// What the database has.
+        var written = (rows: 0, totals: RequestTotals())
+        var dropped = 0
+        var lastID: Int64 = 0
+        var isWriteScheduled = false
+        var mustClear = false
+        /// Counts clears: what was read from the database before one says nothing.
+        var clears = 0
+        var problem: String?
+        var finished = 0
+    }
+
+    private let configuration: HistoryConfiguration
+    private let known: Set<String>
+    private let logger: Logger
+    private let state = Mutex(State())
+    /// Nil while it cannot be opened.
+    private let database = Mutex<HistoryDatabase?>(nil)
+    private let queue = DispatchQueue(label: "history")
+
+    /// Entries kept in memory: as many as the WebLLM API gives.
+    static let recentCount = 100
+    /// Rows and bytes of text that may wait to be written.
+    static let maxPending = 20_000
+    static let maxPendingBytes = 64 << 20
+    private static let writeInterval = DispatchTimeInterval.milliseconds(200)
+    private static let retryInterval = DispatchTimeInterval.seconds(1)
+    private static let sweepInterval = DispatchTimeInterval.seconds(60)
+    private static let sweepStep = 2000
+
+    /// - Throws: ``GatewayError`` where the database is of a newer version. Anything else that is wrong with it is told in
+    ///   the log, and tried again.
+    init(_ configuration: GatewayConfiguration, logger: Logger) throws(GatewayError) {
+        self.configuration = configuration.history
+        self.logger = logger
+        known = Set(
+            ["client_side", "server_side", configuration.webllm.defaultModel] + configuration.models.map(\.id)
+                + configuration.upstreams.map(\.name))
+        guard isOn else { return }
+        do {
+            try open()
+        } catch HistoryDatabase.Fault.newerSchema {
+            throw GatewayError(
+                "the history at \(configuration.history.path ?? "") was made by a newer version of the gateway; it is left "
+                    + "as it is: set [history] path to another file, or run the newer version")
+        } catch {
+            note(problem: error)
+        }
+        readTotals()
+        var newest = HistoryFilter()
+        newest.limit = Self.recentCount
+        let recent = (try? database.withLock { $0 }?.requests(newest)) ?? []
+        state.withLock { $0.recent = recent.reversed() }
+        scheduleSweep()
+    }
+
+    private var isOn: Bool { configuration.maxRows > 0 }
+
+    // MARK: Recording, from any thread
+
+    func record(_ request: StoredRequest) {
+        let mustSchedule = state.withLock { state in
+            var entry = request
+            entry.id = max(state.lastID + 1, request.id)
+            if !configuration.storeText { entry.text = nil }
+            state.lastID = entry.id
+            state.unwritten.add(entry)
+            state.finished += 1
+            guard isOn else { return false }
+            if state.recent.count >= 2 * Self.recentCount { state.recent.removeFirst(Self.recentCount) }
+            state.recent.append(entry)
+            let bytes = entry.text?.utf8.count ?? 0
+            guard state.pending.count < Self.maxPending, state.pendingBytes + bytes <= Self.maxPendingBytes else {
+                state.dropped += 1
+                return false
+            }
+            state.pending.append(entry)
+            state.pendingBytes += bytes
+            defer { state.isWriteScheduled = true }
+            return !state.isWriteScheduled
+        }
+        if mustSchedule { queue.asyncAfter(deadline: .now() + Self.writeInterval) { self.writePending() } }
+    }
+
+    /// Forgets everything.
+    func clear() {
+        state.withLock { state in
+            state.recent = []
+            state.pending = []
+            state.pendingBytes = 0
+            state.unwritten = RequestTotals()
+            state.inFlight = (0, RequestTotals())
+            state.written = (0, RequestTotals())
+            state.clears += 1
+            state.mustClear = isOn
+        }
+        if isOn { queue.async { self.writePending() } }
+    }
+
+    // MARK: Reading
+
+    /// The newest entries, oldest first; at most ``recentCount``.
+    func recent(_ limit: Int) -> [StoredRequest] {
+        state.withLock { Array($0.recent.suffix(max(0, min(limit, Self.recentCount)))) }
+    }
+
+    /// Entries since a moment, at most `limit`, oldest first; and how many there have been in all since the start.
+    func recent(after id: Int64, limit: Int) -> (entries: [StoredRequest], finished: Int) {
+        state.withLock { state in
+            (Array(state.recent.reversed().prefix { $0.id > id }.prefix(limit).reversed()), state.finished)
+        }
+    }
+
+    func totals() -> (totals: RequestTotals, rows: Int) {
+        state.withLock { ($0.written.totals + $0.inFlight.totals + $0.unwritten, Self.rows($0)) }
+    }
+
+    private static func rows(_ state: State) -> Int { state.written.rows + state.inFlight.rows + state.pending.count }
+
+    var status: Status {
+        guard isOn else { return Status(state: .off, rows: 0, pending: 0, dropped: 0) }
+        return state.withLock { state in
+            Status(
+                state: state.problem == nil ? .ok : .degraded, reason: state.problem,
+                rows: Self.rows(state), pending: state.pending.count, dropped: state.dropped)
+        }
+    }
+
+    /// Requests of the past, newest first, the last ones included. Answers on a queue of its own.
+    func requests(_ filter: HistoryFilter, _ done: @escaping @Sendable (Result<[StoredRequest], any Error>) -> Void) {
+        guard isOn else { return done(.success([])) }
+        queue.async {
+            self.writePending()
+            guard let database = self.database.withLock({ $0 }) else {
+                return done(.failure(GatewayError("the history cannot be read: \(self.status.reason ?? "")")))
+            }
+            // Reading has connections of its own, so a long search does not hold up the writing.
+            DispatchQueue.global(qos: .utility).async { done(Result { try database.requests(filter) }) }
+        }
+    }
+
+    // MARK: The queue's work
+
+    private func open() throws {
+        let opened = try HistoryDatabase(path: configuration.path, known: known)
+        database.withLock { $0 = opened }
+    }
+
+    /// Starts with a new file where the old one is damaged.
+    private func reopen() throws {
+        database.withLock { $0 }?.close()
+        database.withLock { $0 = nil }
+        do {
+            try open()
+        } catch let error as DatabaseError where error.isDamage {
+            guard let path = configuration.path else { throw error }
+            try DamagedFile.moveAside(path, logger: logger)
+            try open()
+        }
+        readTotals()
+    }
+
+    private func readTotals() {
+        let clears = state.withLock { $0.clears }
+        guard let read = try? database.withLock({ $0 })?.totals() else { return }
+        state.withLock { state in
+            guard state.clears == clears else { return }
+            state.written = (read.rows, read.totals)
+        }
+    }
+
+    private func writePending() {
+        let (batch, totals, mustClear, clears) = state.withLock { state in
+            state.isWriteScheduled = false
+            defer {
+                state.inFlight = (state.pending.count, state.unwritten)
+                state.pending = []
+                state.pendingBytes = 0
+                state.unwritten = RequestTotals()
+                state.mustClear = false
+            }
+            return (state.pending, state.unwritten, state.mustClear, state.clears)
+        }
+        guard !batch.isEmpty || mustClear || totals != RequestTotals() else { return }
+        do {
+            if database.withLock({ $0?.isInPlace }) != true { try reopen() }
+            guard let database = database.withLock({ $0 }) else { return }
+            if mustClear { try database.clear() }
+            try database.write(batch, adding: totals)
+            noteWritten(try database.totals(), clears)
+        } catch {
+            if (error as? DatabaseError)?.isDamage == true { try? reopen() }
+            putBack(batch, totals, mustClear, clears)
+            note(problem: error)
+            schedule(after: Self.retryInterval)
+        }
+    }
+
+    /// What could not be written waits again, in front of what came since.
+    private func putBack(_ batch: [StoredRequest], _ totals: RequestTotals, _ mustClear: Bool, _ clears: Int) {
+        state.withLock { state in
+            guard state.clears == clears else { return }
+            state.mustClear = mustClear
+            state.inFlight = (0, RequestTotals())
+            state.unwritten = totals + state.unwritten
+            let kept = batch.suffix(max(0, Self.maxPending - state.pending.count))
+            state.dropped += batch.count - kept.count
+            state.pending = kept + state.pending
+            state.pendingBytes = state.pending.reduce(0) { $0 + ($1.text?.utf8.count ?? 0) }
+        }
+    }
+
+    private func schedule(after interval: DispatchTimeInterval) {
+        let mustSchedule = state.withLock { state in
+            defer { state.isWriteScheduled = true }
+            return !state.isWriteScheduled
+        }
+        if mustSchedule { queue.asyncAfter(deadline: .now() + interval) { self.writePending() } }
+    }
+
+    private func scheduleSweep(after interval: DispatchTimeInterval = sweepInterval) {
+        queue.asyncAfter(deadline: .now() + interval) { [weak self] in self?.sweep() }
+    }
+
+    /// A small step; the next follows soon where there is more to delete, after what waits to be written.
+    private func sweep() {
+        let oldest = Timestamp.now.microseconds - configuration.retention.nanoseconds / 1000
+        let deleted =
+            (try? database.withLock { $0 }?.sweep(
+                olderThan: oldest, keeping: configuration.maxRows, limit: Self.sweepStep)) ?? 0
+        if deleted > 0 { readTotals() }
+        scheduleSweep(after: deleted > 0 ? .milliseconds(20) : Self.sweepInterval)
+    }
+
+    // MARK: Trouble
+
+    private func note(problem error: any Error) {
+        let reason = (error as? DatabaseError)?.reason ?? "\(error)"
+        let isNew = state.withLock { state in
+            defer { state.problem = reason }
+            return state.problem != reason
+        }
+        guard isNew else { return }
+        logger.error(
+            "history cannot be written; requests go on without it",
+            metadata: ["path": .string(configuration.path ?? ":memory:"), "reason": .string(reason)])
+    }
+
+    private func noteWritten(_ read: (totals: RequestTotals, rows: Int), _ clears: Int) {
+        let (wasBroken, dropped) = state.withLock { state in
+            if state.clears == clears {
+                state.written = (read.rows, read.totals)
+                state.inFlight = (0, RequestTotals())
+            }
+            defer { state.problem = nil }
+            return (state.problem != nil, state.dropped)
+        }
+        if wasBroken {
+            logger.notice("history is written again", metadata: ["dropped": .stringConvertible(dropped)])
+        }
+    }
+
+    /// Writes what waits and closes the file; blocks for as long as that takes, at most a few seconds.
+    func close() {
+        queue.sync {
+            writePending()
+            guard let database = database.withLock({ $0 }) else { return }
+            try? database.checkpoint()
+            database.close()
+            self.database.withLock { $0 = nil }
+        }
+    }
+}
