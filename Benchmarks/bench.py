@@ -102,9 +102,12 @@ def proxy(folder, name, port, upstream_port):
         f"upstream u {{ server 127.0.0.1:{upstream_port}; keepalive 2048; keepalive_requests 1000000000; }}")
 
 
-def gateway(folder, binary, port, upstream_port):
+def gateway(folder, binary, port, upstream_port, history=True, name="gateway"):
     config = folder / f"gateway-{port}.conf"
+    kept = f'path = "{folder}/history-{port}.sqlite"' if history else "max_rows = 0"
     config.write_text(f"""
+[history]
+{kept}
 [admin]
 listen = []
 [server]
@@ -117,7 +120,7 @@ url = "http://127.0.0.1:{upstream_port}"
 model = "m"
 max_in_flight = 4096
 """)
-    return Server("gateway", port, [binary, "serve", "--config", config])
+    return Server(name, port, [binary, "serve", "--config", config])
 
 
 def seconds(text) -> float:
@@ -190,23 +193,25 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for tool, flags in [("stream_up", []), ("stream_cl", []), ("libcurl_limit", ["-lcurl"])]:
-            subprocess.run(["cc", "-O2", "-w", "-o", folder / tool, HERE / f"{tool}.c", *flags], check=True)
+            subprocess.run(["cc", "-O2", "-w", "-Werror=implicit-function-declaration", "-o", folder / tool, HERE / f"{tool}.c", *flags], check=True)
         script = folder / "post.lua"
         script.write_text(f"wrk.method='POST'\nwrk.headers['Content-Type']='application/json'\nwrk.body='{BODY}'\n")
         try:
-            up, px, floor, gw = free_ports(4)
+            up, px, floor, gw, bare = free_ports(5)
             servers.append(nginx(folder, "upstream", up, f"default_type application/x-ndjson; return 200 '{ANSWER}';"))
             servers.append(proxy(folder, "nginx", px, up))
             url = f"http://127.0.0.1:{up}/api/chat"
             servers.append(Server("floor", floor, [folder / "libcurl_limit", str(floor), url]))
             servers.append(gateway(folder, arguments.gateway, gw, up))
-            direct, plain, limit, ours = servers
+            servers.append(gateway(folder, arguments.gateway, bare, up, history=False, name="gateway without history"))
+            direct, plain, limit, ours, forgetful = servers
             everything["idle"] = {"rss_mib": ours.memory_kib("VmRSS") / 1024, "start_s": ours.start_seconds}
             print(f"gateway: {everything['idle']['rss_mib']:.1f} MiB idle, listening after "
                   f"{everything['idle']['start_s'] * 1000:.0f} ms")
             for connections in (1, 32, 128):
                 results = median_of_rounds(rounds, {
                     "gateway": lambda: wrk(ours, "/webllm/api/infer", connections, duration, script),
+                    "gateway without history": lambda: wrk(forgetful, "/webllm/api/infer", connections, duration, script),
                     "libcurl floor": lambda: wrk(limit, "/api/chat", connections, duration, script),
                     "nginx": lambda: wrk(plain, "/api/chat", connections, duration, script),
                     "direct": lambda: wrk(direct, "/api/chat", connections, duration, script),

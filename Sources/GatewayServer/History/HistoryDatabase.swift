@@ -100,7 +100,6 @@ final class HistoryDatabase: Sendable {
                         first_token INTEGER, generate INTEGER, inference INTEGER NOT NULL,
                         attempts TEXT, plan TEXT, why TEXT, text TEXT
                     );
-                    CREATE INDEX request_upstream ON request (upstream);
                     CREATE INDEX request_error ON request (outcome) WHERE outcome <> 0;
                     CREATE TABLE total (
                         id INTEGER PRIMARY KEY CHECK (id = 1), rows INTEGER NOT NULL, inferences INTEGER NOT NULL,
