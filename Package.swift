@@ -36,7 +36,7 @@ let package = Package(
             dependencies: [
                 "CurlMulti", "GatewayCore", "GatewayWire", nioCore, nioPosix, nioHTTP1, logging,
                 .product(name: "TOMLKit", package: "TOMLKit"),
-                .product(name: "GRDB", package: "GRDB.swift"),
+                .product(name: "GRDB", package: "GRDB.swift"), .product(name: "GRDBSQLite", package: "GRDB.swift"),
                 .product(name: "Crypto", package: "swift-crypto"),
             ],
             resources: [

@@ -143,5 +143,5 @@ final class ActiveTransfer {
 }
 
 extension Duration {
-    var nanoseconds: Int64 { components.seconds * 1_000_000_000 + components.attoseconds / 1_000_000_000 }
+    var nanoseconds: Int64 { Int64(attoseconds / 1_000_000_000) }
 }

@@ -27,6 +27,9 @@ final class CurlLoop {
     /// Read once a turn; within a turn time stands still.
     private(set) var now: Int64 = CurlLoop.clock()
 
+    private static let eventsPerTurn = 64
+    private static let maxSpareHandles = 64
+
     init(mailbox: Mailbox, configuration: CurlEngineConfiguration, epoll: Int32) {
         self.mailbox = mailbox
         self.configuration = configuration
@@ -67,7 +70,8 @@ final class CurlLoop {
     // MARK: The loop
 
     func run() {
-        var events = [epoll_event](repeating: epoll_event(), count: 256)
+        // Few at a time: the event loops go on with what a turn brought while the next one runs.
+        var events = [epoll_event](repeating: epoll_event(), count: Self.eventsPerTurn)
         while isRunning {
             mailbox.take(into: &commands)
             let ready = epoll_wait(epoll, &events, Int32(events.count), commands.isEmpty ? timeout() : 0)
@@ -253,7 +257,7 @@ final class CurlLoop {
         if let easy = transfer.easy {
             // Removing a handle in mid-transfer closes its connection: the upstream learns that nobody listens.
             curl_multi_remove_handle(multi, easy)
-            if spareHandles.count < 64 { spareHandles.append(easy) } else { curl_easy_cleanup(easy) }
+            if spareHandles.count < Self.maxSpareHandles { spareHandles.append(easy) } else { curl_easy_cleanup(easy) }
             transfer.easy = nil
         }
         deliver(transfer)

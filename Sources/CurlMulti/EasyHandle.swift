@@ -22,7 +22,8 @@ enum EasyHandle {
         ccurl_set_long(easy, CURLOPT_CONNECTTIMEOUT_MS, 3_600_000)
         // Never waits for the resolver's thread, should curl ever start one.
         ccurl_set_long(easy, CURLOPT_QUICK_EXIT, 1)
-        ccurl_set_long(easy, CURLOPT_BUFFERSIZE, 16 << 10)
+        // Every transfer has one of its own: a thousand streams of small pieces should not cost 16 MiB.
+        ccurl_set_long(easy, CURLOPT_BUFFERSIZE, 8 << 10)
         ccurl_set_data_callback(easy, CURLOPT_WRITEFUNCTION) { bytes, size, count, context in
             let body = UnsafeRawBufferPointer(start: bytes, count: size * count)
             return ActiveTransfer.from(context).receiveBody(body) ? body.count : ccurl_write_pause

@@ -255,7 +255,7 @@ private func finished(
 @Suite struct PackedColumnTests {
     @Test(arguments: ["127.0.0.1", "255.255.255.255", "0.0.0.0", "1.2.3", "01.2.3.4", "::1", "unix", ""])
     func addressesComeBackAsTheyWere(_ text: String) {
-        #expect(AddressText.unpack(AddressText.pack(text).databaseValue) == text)
+        #expect(AddressText.unpack(AddressText.pack(text)?.databaseValue ?? text.databaseValue) == text)
     }
 
     @Test(arguments: [
@@ -263,6 +263,6 @@ private func finished(
         "709e9b7421a14881a82a6ed0bc97bd1d",
     ])
     func requestIDsComeBackAsTheyWere(_ text: String) {
-        #expect(UUIDBytes.unpack(UUIDBytes.pack(text).databaseValue) == text)
+        #expect(UUIDBytes.unpack(UUIDBytes.value(text).databaseValue) == text)
     }
 }

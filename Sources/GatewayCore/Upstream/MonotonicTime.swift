@@ -15,7 +15,7 @@ package struct MonotonicTime: Sendable, Hashable, Comparable {
 extension Duration {
     /// Whole nanoseconds; durations in this project are far below the 292 years that fit.
     package var nanoseconds: Int64 {
-        components.seconds * 1_000_000_000 + components.attoseconds / 1_000_000_000
+        Int64(attoseconds / 1_000_000_000)
     }
 
     package var milliseconds: Double { Double(nanoseconds) / 1_000_000 }

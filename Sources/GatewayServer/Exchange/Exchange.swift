@@ -37,12 +37,8 @@ actor Exchange {
         requestID = loop.value.makeRequestID()
     }
 
-    /// Starts an exchange for a request whose body is complete. Call on the event loop.
-    nonisolated func start(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
-        assumeIsolated { $0.begin(work) }
-    }
-
-    private func begin(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
+    /// The client leaving ends the exchange from here on.
+    private func start(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
         connection.value.attach(self)
         Task(executorPreference: executor) { await work(self) }
     }
@@ -52,25 +48,21 @@ actor Exchange {
 
     // MARK: POST /webllm/api/infer
 
-    func infer(_ body: ByteBuffer) async {
+    func infer(_ body: ByteBuffer) {
         let request: InferRequest
         do throws(RequestFault) {
             request = try WebLLMReader.infer(body, limits: snapshot.webllmLimits, parser: loop.value.parser)
         } catch {
-            refuse(error.message, route: "infer")
-            return
+            return refuse(error.message, route: "infer")
         }
         let modelID = request.modelID ?? settings.webllm.defaultModel
         if request.stream { stream = TokenStreamWriter(head.acceptsNDJSON ? .ndjson : .sse) }
         let onPiece: Generation.PieceHandler = { [unowned self] piece in assumeIsolated { $0.send(piece) } }
         let generation = makeGeneration(
             request.prompt, modelID, request.sampling, onPiece: request.stream ? onPiece : nil)
-        let result = await generation.run()
-        generations = []
-        let report = InferReport(
-            requestID: requestID, result: result, mode: request.mode, modelID: modelID, webllm: settings.webllm)
-        reply(report, result)
-        settle(report, result)
+        let mode = request.mode
+        // Of what runs as long as the answer takes, the frame is kept small: here nothing but names.
+        start { exchange in exchange.settle(await generation.run(), mode: mode, modelID: modelID) }
     }
 
     private func makeGeneration(
@@ -192,7 +184,11 @@ actor Exchange {
         connection.value.reply(reply)
     }
 
-    private func settle(_ report: InferReport, _ result: GenerationResult) {
+    private func settle(_ result: GenerationResult, mode: String, modelID: String) {
+        generations = []
+        let report = InferReport(
+            requestID: requestID, result: result, mode: mode, modelID: modelID, webllm: settings.webllm)
+        reply(report, result)
         let record = AccessRecord(
             requestID: headerID, route: "infer", method: head.method.rawValue, status: report.status,
             outcome: report.outcome, duration: .now - accepted, trace: result.trace,
@@ -209,14 +205,16 @@ actor Exchange {
 
     // MARK: POST /webllm/api/infer/batch
 
-    func batch(_ body: ByteBuffer) async {
-        let request: BatchRequest
+    func batch(_ body: ByteBuffer) {
         do throws(RequestFault) {
-            request = try WebLLMReader.batch(body, limits: snapshot.webllmLimits, parser: loop.value.parser)
+            let request = try WebLLMReader.batch(body, limits: snapshot.webllmLimits, parser: loop.value.parser)
+            start { exchange in await exchange.answer(request) }
         } catch {
             refuse(error.message, route: "batch")
-            return
         }
+    }
+
+    private func answer(_ request: BatchRequest) async {
         let modelID = request.modelID ?? settings.webllm.defaultModel
         var results = [BatchResult?](repeating: nil, count: request.items.count)
         var attempts: [GenerationTrace.Attempt] = []

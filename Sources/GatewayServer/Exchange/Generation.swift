@@ -74,7 +74,7 @@ actor Generation {
     private let job: Job
     private let waiter: WaiterID
 
-    private var inbox: CircularBuffer<Signal> = []
+    private var inbox = CircularBuffer<Signal>(initialCapacity: 2)
     private var continuation: UnsafeContinuation<Void, Never>?
     private var abandonReason: AbandonReason?
     private var transfer: Transfer?
@@ -259,6 +259,14 @@ actor Generation {
         if let model, gateway.isCold(choice.upstream, model: model) {
             if let ended = await waitForLoad(model, endpoint, choice, request) { return ended }
         }
+        let timeouts = endpoint.configuration.timeouts
+        send(to: endpoint, model: model)
+        let result = await follow(request, model: model, cold: timeouts.firstTokenCold - timeouts.firstToken)
+        if !result.hasEnded { transfer?.cancel() }
+        return result
+    }
+
+    private func send(to endpoint: UpstreamEndpoint, model: String?) {
         let kind = endpoint.configuration.kind
         let body = UpstreamRequestWriter.body(job.chat, kind: kind, model: model)
             .withUnsafeReadableBytes { RequestBody(copying: $0) }
@@ -268,16 +276,12 @@ actor Generation {
         firstTokenDeadline = .now + timeouts.firstToken
         reply = AttemptReply(kind, idleTimeout: timeouts.idle)
         let receiver = AttemptReceiver(generation: self, attempt: attempt)
-        let transfer = gateway.engine.start(
+        transfer = gateway.engine.start(
             TransferRequest(
                 method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
                 timers: TransferTimers(
                     connect: timeouts.connect, total: snapshot.configuration.server.totalTimeout + .seconds(1))),
             receiver: receiver, on: loop.value.delivery)
-        self.transfer = transfer
-        let result = await follow(request, model: model, cold: timeouts.firstTokenCold - timeouts.firstToken)
-        if !result.hasEnded { transfer.cancel() }
-        return result
     }
 
     /// The gateway loads the model for everyone who waits for it. Patience is long, unless another upstream has it.

@@ -123,10 +123,15 @@ extension ByteBuffer {
         self = ByteBufferAllocator().buffer(capacity: room + capacity + 2)
         moveWriterIndex(to: room)
         write(&self)
-        let size = String(writerIndex - room, radix: 16)
-        let start = room - size.utf8.count - 2
-        setString(size, at: start)
+        var size = writerIndex - room
         setString("\r\n", at: room - 2)
+        var start = room - 2
+        repeat {
+            start -= 1
+            let digit = UInt8(size & 15)
+            setInteger(digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10, at: start)
+            size >>= 4
+        } while size > 0
         moveReaderIndex(to: start)
         writeStaticString("\r\n")
     }

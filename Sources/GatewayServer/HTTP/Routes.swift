@@ -23,8 +23,8 @@ struct Routes: Sendable {
         case later(@Sendable (Call, @escaping @Sendable (Reply) -> Void) -> Void)
         /// Answered by the dashboard's feed, which has no end.
         case feed
-        /// Answered by an exchange.
-        case exchange(@Sendable (isolated Exchange, ByteBuffer) async -> Void)
+        /// Answered by an exchange, which the body is handed to.
+        case exchange(@Sendable (isolated Exchange, ByteBuffer) -> Void)
     }
 
     struct Route: Sendable {
@@ -66,10 +66,10 @@ struct Routes: Sendable {
     private static let webLLM: [Route] = [
         Route(
             method: .POST, path: "/webllm/api/infer", name: "infer", needsJSON: true,
-            action: .exchange { exchange, body in await exchange.infer(body) }),
+            action: .exchange { exchange, body in exchange.infer(body) }),
         Route(
             method: .POST, path: "/webllm/api/infer/batch", name: "batch", needsJSON: true,
-            action: .exchange { exchange, body in await exchange.batch(body) }),
+            action: .exchange { exchange, body in exchange.batch(body) }),
         Route(method: .GET, path: "/webllm/api/health", name: "health", action: .reply(WebLLMReplies.health)),
         Route(method: .GET, path: "/webllm/api/status", name: "status", action: .reply(WebLLMReplies.status)),
         Route(method: .GET, path: "/webllm/api/models", name: "models", action: .reply(WebLLMReplies.models)),
@@ -143,11 +143,11 @@ struct Routes: Sendable {
             let feed = DashboardFeed(gateway: gateway, loop: loop, connection: connection, request: request)
             connection.attach(feed)
             feed.start()
-        case .exchange(let work):
+        case .exchange(let begin):
             let exchange = Exchange(
                 gateway: gateway, loop: NIOLoopBound(loop, eventLoop: loop.eventLoop),
                 connection: NIOLoopBound(connection, eventLoop: loop.eventLoop), head: request)
-            exchange.start { exchange in await work(exchange, body) }
+            exchange.assumeIsolated { begin($0, body) }
         }
     }
 

@@ -119,12 +119,14 @@ final class HistoryDatabase: Sendable {
         try connections.write { db in
             let insert = try db.cachedStatement(sql: Self.insertSQL)
             for request in requests {
-                insert.setUncheckedArguments(arguments(request, id: request.id))
+                insert.setUncheckedArguments([])
+                bind(request, id: request.id, to: insert)
                 do {
                     try insert.execute()
                 } catch let error as DatabaseError where error.resultCode == .SQLITE_CONSTRAINT {
                     // Another process of the gateway had a request in the same microsecond.
-                    insert.setUncheckedArguments(arguments(request, id: request.id + Int64.random(in: 1...1000)))
+                    insert.setUncheckedArguments([])
+                    bind(request, id: request.id + Int64.random(in: 1...1000), to: insert)
                     try insert.execute()
                 }
             }
@@ -143,18 +145,37 @@ final class HistoryDatabase: Sendable {
     private static let insertSQL =
         "INSERT INTO request VALUES (" + Array(repeating: "?", count: 25).joined(separator: ",") + ")"
 
-    private func arguments(_ request: StoredRequest, id: Int64) -> StatementArguments {
-        func name(_ text: String) -> any DatabaseValueConvertible { names[text] ?? TextColumn.pack(text) }
-        func tenths(_ duration: Duration) -> Int64 { duration.nanoseconds / 100_000 }
-        return [
-            id, UUIDBytes.pack(request.requestID), request.route == "batch" ? 1 : 0, AddressText.pack(request.client),
-            name(request.model), request.upstream.map(name), name(request.mode), request.status,
-            Self.outcomes.firstIndex(of: request.outcome) ?? 0, request.error, request.isStream,
-            Self.policies.firstIndex(of: request.policy) ?? 0, request.tokensIn, request.tokensOut,
-            tenths(request.duration), tenths(request.queue), tenths(request.load), tenths(request.connect),
-            request.firstToken.map(tenths), request.generate.map(tenths), tenths(request.inference), request.attempts,
-            request.plan, request.why, request.text.map(TextColumn.pack),
-        ]
+    private func bind(_ request: StoredRequest, id: Int64, to insert: Statement) {
+        var row = RowBinder(insert)
+        func name(_ text: String) {
+            if let number = names[text] { row.bind(number) } else { row.bind(text) }
+        }
+        func tenths(_ duration: Duration?) { row.bind(duration.map { $0.nanoseconds / 100_000 }) }
+        row.bind(id)
+        if let uuid = UUIDBytes.pack(request.requestID) { row.bind(uuid) } else { row.bind(request.requestID) }
+        row.bind(request.route == "batch" ? 1 : 0)
+        if let address = AddressText.pack(request.client) { row.bind(address) } else { row.bind(request.client) }
+        name(request.model)
+        if let upstream = request.upstream { name(upstream) } else { row.bindNull() }
+        name(request.mode)
+        row.bind(request.status)
+        row.bind(Self.outcomes.firstIndex(of: request.outcome) ?? 0)
+        row.bind(request.error)
+        row.bind(request.isStream ? 1 : 0)
+        row.bind(Self.policies.firstIndex(of: request.policy) ?? 0)
+        row.bind(request.tokensIn)
+        row.bind(request.tokensOut)
+        tenths(request.duration)
+        tenths(request.queue)
+        tenths(request.load)
+        tenths(request.connect)
+        tenths(request.firstToken)
+        tenths(request.generate)
+        tenths(request.inference)
+        row.bind(request.attempts)
+        row.bind(request.plan)
+        row.bind(request.why)
+        row.bind(request.text)
     }
 
     /// The numbers are those of the database: only ever append.
@@ -229,7 +250,7 @@ final class HistoryDatabase: Sendable {
         if let before = filter.before { add("id < ?", before) }
         if let since = filter.since { add("id >= ?", since) }
         if let id = filter.id { add("id = ?", id) }
-        if let requestID = filter.requestID { add("request_id = ?", UUIDBytes.pack(requestID)) }
+        if let requestID = filter.requestID { add("request_id = ?", UUIDBytes.value(requestID)) }
         if let upstream = filter.upstream { add("upstream = ?", names[upstream] ?? TextColumn.pack(upstream)) }
         if let model = filter.model {
             conditions.append("(model = ? OR model = ?)")

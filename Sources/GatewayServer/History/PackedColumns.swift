@@ -4,21 +4,30 @@ import GatewayCore
 
 /// Request ids: a UUID as its 16 bytes, anything else as text.
 enum UUIDBytes {
-    static func pack(_ text: String) -> any DatabaseValueConvertible {
-        var bytes: [UInt8] = []
-        var high: UInt8?
-        for character in text.utf8 where character != UInt8(ascii: "-") {
-            // Upper case would come back as lower case.
-            guard let digit = character.hexValue, !(0x41...0x46).contains(character) else { return text }
-            if let first = high {
-                bytes.append(first << 4 | digit)
-                high = nil
-            } else {
-                high = digit
+    /// Nil where the text would not come back as it is: only a UUID in lower case does.
+    static func pack(_ text: String) -> (high: UInt64, low: UInt64)? {
+        var text = text
+        return text.withUTF8 { characters in
+            guard characters.count == 36 else { return nil }
+            var digits: (high: UInt64, low: UInt64) = (0, 0)
+            for index in 0..<36 {
+                let character = characters[index]
+                if index == 8 || index == 13 || index == 18 || index == 23 {
+                    guard character == UInt8(ascii: "-") else { return nil }
+                    continue
+                }
+                guard let digit = character.hexValue, !(0x41...0x46).contains(character) else { return nil }
+                digits = (digits.high << 4 | digits.low >> 60, digits.low << 4 | UInt64(digit))
             }
+            return digits
         }
-        guard text.utf8.count == 36, bytes.count == 16, high == nil else { return text }
-        return Data(bytes)
+    }
+
+    static func value(_ text: String) -> any DatabaseValueConvertible {
+        guard let (high, low) = pack(text) else { return text }
+        var bytes = Data()
+        withUnsafeBytes(of: (high.bigEndian, low.bigEndian)) { bytes.append(contentsOf: $0) }
+        return bytes
     }
 
     static func unpack(_ value: DatabaseValue) -> String {
@@ -53,14 +62,27 @@ enum TextColumn {
 
 /// Client addresses: IPv4 as a number, anything else as text.
 enum AddressText {
-    static func pack(_ text: String) -> any DatabaseValueConvertible {
-        let parts = text.split(separator: ".", omittingEmptySubsequences: false)
+    /// Nil where it is not four numbers without leading zeros.
+    static func pack(_ text: String) -> Int64? {
         var number: Int64 = 0
-        for part in parts {
-            guard let byte = UInt8(part), String(byte) == part else { return text }
-            number = number << 8 | Int64(byte)
+        var part: Int64?
+        var dots = 0
+        for character in text.utf8 {
+            switch (character, part) {
+            case (UInt8(ascii: "."), let ended?):
+                number = number << 8 | ended
+                part = nil
+                dots += 1
+            case (0x30...0x39, nil): part = Int64(character - 0x30)
+            case (0x30...0x39, let begun?) where begun > 0:
+                let value = begun * 10 + Int64(character - 0x30)
+                guard value < 256 else { return nil }
+                part = value
+            default: return nil
+            }
         }
-        return parts.count == 4 ? number : text
+        guard dots == 3, let part else { return nil }
+        return number << 8 | part
     }
 
     static func unpack(_ value: DatabaseValue) -> String {

@@ -1,3 +1,5 @@
+import Glibc
+
 /// Cuts bytes that come in any pieces into lines, without copying a line that lies whole within one piece.
 ///
 /// Ends of line are LF, CR LF or, where asked for, a lone CR (SSE allows it). Line ends are not part of the line.
@@ -52,7 +54,9 @@ struct LineReader {
     }
 
     private func lineEnd(in bytes: UnsafeRawBufferPointer) -> Int? {
-        allowsLoneCR ? bytes.firstIndex { $0 == 0x0A || $0 == 0x0D } : bytes.firstIndex(of: 0x0A)
+        if allowsLoneCR { return bytes.firstIndex { $0 == 0x0A || $0 == 0x0D } }
+        guard let start = bytes.baseAddress, let end = memchr(start, 0x0A, bytes.count) else { return nil }
+        return UnsafeRawPointer(end) - start
     }
 
     private static func withoutCR(_ line: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
