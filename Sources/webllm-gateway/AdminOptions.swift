@@ -5,7 +5,7 @@ import GatewayServer
 /// What the commands share that ask a running gateway's admin listener.
 struct AdminOptions: ParsableArguments {
     @Option(help: "The gateway's admin address; WEBLLM_GATEWAY_ADMIN_ADDRESS changes the default.")
-    var admin = environment["WEBLLM_GATEWAY_ADMIN_ADDRESS"] ?? "127.0.0.1:8001"
+    var admin = Self.defaultAddress
 
     // An argument would show the token to every user of the machine.
     @Option(
@@ -15,8 +15,12 @@ struct AdminOptions: ParsableArguments {
     @Flag(help: "Print JSON.")
     var json = false
 
-    func token() throws -> String? {
-        guard let tokenFile else { return environment["WEBLLM_GATEWAY_ADMIN_TOKEN"].flatMap { $0.isEmpty ? nil : $0 } }
+    static var defaultAddress: String { environment["WEBLLM_GATEWAY_ADMIN_ADDRESS"] ?? "127.0.0.1:8001" }
+
+    static var defaultToken: String? { environment["WEBLLM_GATEWAY_ADMIN_TOKEN"].flatMap { $0.isEmpty ? nil : $0 } }
+
+    private func token() throws -> String? {
+        guard let tokenFile else { return Self.defaultToken }
         guard let text = try? String(contentsOfFile: tokenFile, encoding: .utf8) else {
             printError("\(tokenFile) cannot be read")
             throw ExitCode.noPermission

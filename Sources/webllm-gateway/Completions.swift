@@ -27,14 +27,12 @@ enum Completions {
     }
 
     static func models() async -> [String] {
-        guard let options = try? GatewayOptions.parse([]) else { return [] }
-        return await get(options.gateway, token: nil, "/webllm/api/models", as: Models.self)?.models.map(\.modelId)
+        await get(GatewayOptions.defaultAddress, token: nil, "/webllm/api/models", as: Models.self)?.models.map(\.modelId)
             ?? []
     }
 
     private static func ofOperators<Value: Decodable>(_ path: String, as type: Value.Type) async -> Value? {
-        guard let options = try? AdminOptions.parse([]) else { return nil }
-        return await get(options.admin, token: try? options.token(), path, as: type)
+        await get(AdminOptions.defaultAddress, token: AdminOptions.defaultToken, path, as: type)
     }
 
     private static func get<Value: Decodable>(

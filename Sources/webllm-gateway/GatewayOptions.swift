@@ -4,12 +4,14 @@ import GatewayServer
 /// What the commands share that ask a gateway as its clients do.
 struct GatewayOptions: ParsableArguments {
     @Option(help: "The gateway's address; WEBLLM_GATEWAY_ADDRESS changes the default.")
-    var gateway = environment["WEBLLM_GATEWAY_ADDRESS"] ?? "127.0.0.1:8000"
+    var gateway = Self.defaultAddress
 
     @Option(
         help: "The model, as clients call it. Default: the gateway's default model.",
         completion: .models)
     var model: String?
+
+    static var defaultAddress: String { environment["WEBLLM_GATEWAY_ADDRESS"] ?? "127.0.0.1:8000" }
 }
 
 extension GatewayClient {

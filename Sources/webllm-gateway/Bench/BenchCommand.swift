@@ -73,7 +73,10 @@ struct BenchCommand: AsyncParsableCommand {
         if let output { try Self.write(try encodedJSON(report) + [0x0A], to: output) }
         if json { try printJSON(report) } else { printLine(report.lines.joined(separator: "\n")) }
         if report.interrupted { throw ExitCode.interrupted }
-        if report.failed > 0 { throw ExitCode.failure }
+        if report.failed > 0 {
+            printError("no model answered \(Words.count(report.failed, "request"))")
+            throw ExitCode.failure
+        }
     }
 
     private static func write(_ data: Data, to path: String) throws {

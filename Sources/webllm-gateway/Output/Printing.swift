@@ -31,8 +31,13 @@ func printText(_ text: String) {
     }
 }
 
-/// JSON as it came, and a line end.
-func printRaw(_ json: some Sequence<UInt8>) { printLine(String(decoding: Array(json), as: UTF8.self)) }
+/// JSON as it came, and a line end. DEL and the C1 controls, which it has only in strings, are escaped: they would steer
+/// a terminal.
+func printRaw(_ json: some Sequence<UInt8>) {
+    let text = String(decoding: Array(json), as: UTF8.self)
+    guard text.unicodeScalars.contains(where: \.isC1) else { return printLine(text) }
+    printLine(text.unicodeScalars.map { $0.isC1 ? String(format: "\\u%04x", $0.value) : String($0) }.joined())
+}
 
 func printJSON(_ value: some Encodable) throws {
     printRaw(try encodedJSON(value))
@@ -62,4 +67,8 @@ extension String {
         allowed.insert(charactersIn: "-._~")
         return addingPercentEncoding(withAllowedCharacters: allowed) ?? ""
     }
+}
+
+extension Unicode.Scalar {
+    fileprivate var isC1: Bool { (0x7F...0x9F).contains(value) }
 }
