@@ -21,7 +21,10 @@ struct AdminOptions: ParsableArguments {
 
     private func token() throws -> String? {
         guard let tokenFile else { return Self.defaultToken }
-        guard let text = try? String(contentsOfFile: tokenFile, encoding: .utf8) else {
+        // A pipe of the shell's is one too.
+        guard let file = FileHandle(forReadingAtPath: tokenFile),
+            let text = (try? file.readToEnd()).map({ String(decoding: $0 ?? Data(), as: UTF8.self) })
+        else {
             printError("\(tokenFile) cannot be read")
             throw ExitCode.noPermission
         }

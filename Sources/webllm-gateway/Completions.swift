@@ -27,8 +27,8 @@ enum Completions {
     }
 
     static func models() async -> [String] {
-        await get(GatewayOptions.defaultAddress, token: nil, "/webllm/api/models", as: Models.self)?.models.map(\.modelId)
-            ?? []
+        let reply = await get(GatewayOptions.defaultAddress, token: nil, "/webllm/api/models", as: Models.self)
+        return reply?.models.map(\.modelId) ?? []
     }
 
     private static func ofOperators<Value: Decodable>(_ path: String, as type: Value.Type) async -> Value? {
