@@ -3,7 +3,7 @@ import GatewayWire
 import Glibc
 
 extension MonotonicTime {
-    static var now: MonotonicTime { MonotonicTime(nanoseconds: read(CLOCK_MONOTONIC)) }
+    package static var now: MonotonicTime { MonotonicTime(nanoseconds: read(CLOCK_MONOTONIC)) }
 }
 
 extension Timestamp {

@@ -179,7 +179,7 @@ package final class Gateway: Sendable {
         var metadata: Logger.Metadata = ["upstream": .string(name(of: id))]
         metrics.transition(name(of: id), transition)
         switch transition {
-        case .probedUp: logger.notice("upstream is up", metadata: metadata)
+        case .probedUp: logger.info("upstream is up", metadata: metadata)
         case .probedDown:
             metadata["reason"] = .string(reason ?? "")
             logger.warning("upstream is down", metadata: metadata)
@@ -187,7 +187,7 @@ package final class Gateway: Sendable {
             metadata["reason"] = .string(reason ?? "")
             metadata["seconds"] = .stringConvertible(Int((until - .now).milliseconds / 1000))
             logger.warning("breaker opened", metadata: metadata)
-        case .breakerClosed: logger.notice("breaker closed", metadata: metadata)
+        case .breakerClosed: logger.info("breaker closed", metadata: metadata)
         }
     }
 
@@ -203,7 +203,7 @@ package final class Gateway: Sendable {
     func setMode(_ name: String, _ mode: OperatorMode) -> UpstreamID? {
         guard let (id, grants) = table.withLock({ $0.setMode(name, mode, now: .now) }) else { return nil }
         grant(grants)
-        logger.notice(
+        logger.info(
             "operator changed an upstream", metadata: ["upstream": .string(name), "mode": "\(mode.rawValue)"])
         return id
     }
@@ -290,11 +290,7 @@ package final class Gateway: Sendable {
     func finished(_ record: AccessRecord, _ configuration: LogConfiguration) {
         metrics.request(record)
         guard configuration.access else { return }
-        logSink.write { lines in
-            var line = LogLine(configuration.format, into: &lines)
-            record.write(&line)
-            line.end(&lines)
-        }
+        logSink.write(.info, "request", configuration.format) { record.write(&$0) }
     }
 
     func logFailure(

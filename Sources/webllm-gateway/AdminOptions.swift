@@ -1,103 +1,86 @@
 import ArgumentParser
 import Foundation
 import GatewayServer
-import Glibc
 
-/// What the commands share that ask a running gateway.
+/// What the commands share that ask a running gateway's admin listener.
 struct AdminOptions: ParsableArguments {
-    @Option(help: "The gateway's admin address.")
-    var admin = "127.0.0.1:8001"
+    @Option(help: "The gateway's admin address; WEBLLM_GATEWAY_ADMIN_ADDRESS changes the default.")
+    var admin = Self.defaultAddress
 
-    @Flag(help: "Print the gateway's JSON as it is.")
+    // An argument would show the token to every user of the machine.
+    @Option(
+        help: "A file with the admin token. Default: what WEBLLM_GATEWAY_ADMIN_TOKEN holds.", completion: .file())
+    var tokenFile: String?
+
+    @Flag(help: "Print JSON.")
     var json = false
+
+    static var defaultAddress: String { environment["WEBLLM_GATEWAY_ADMIN_ADDRESS"] ?? "127.0.0.1:8001" }
+
+    static var defaultToken: String? { environment["WEBLLM_GATEWAY_ADMIN_TOKEN"].flatMap { $0.isEmpty ? nil : $0 } }
+
+    private func token() throws -> String? {
+        guard let tokenFile else { return Self.defaultToken }
+        // A pipe of the shell's is one too.
+        guard let file = FileHandle(forReadingAtPath: tokenFile),
+            let text = (try? file.readToEnd()).map({ String(decoding: $0 ?? Data(), as: UTF8.self) })
+        else {
+            printError("\(tokenFile) cannot be read")
+            throw ExitCode.noPermission
+        }
+        return text.trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
+    func withClient<Value>(_ body: (GatewayClient) async throws -> Value) async throws -> Value {
+        try await GatewayClient.use(admin, token: try token(), body)
+    }
 
     /// Asks, and gives the decoded reply; prints it in place where JSON is wanted.
     func get<Value: Decodable>(_ path: String, as type: Value.Type) async throws -> Value? {
-        try show(try await withClient { try await $0.get(path) }, as: type)
+        try await show(withClient { try await $0.get(path) }, as: type)
     }
 
     func post<Value: Decodable>(_ path: String, as type: Value.Type) async throws -> Value? {
-        try show(try await withClient { try await $0.post(path) }, as: type)
-    }
-
-    private func withClient(
-        _ body: (GatewayClient) async throws -> GatewayClient.Reply
-    ) async throws -> GatewayClient.Reply {
-        try await GatewayClient.use(admin, body)
+        try await show(withClient { try await $0.post(path) }, as: type)
     }
 
     private func show<Value: Decodable>(_ reply: GatewayClient.Reply, as type: Value.Type) throws -> Value? {
+        try reply.check()
+        guard json else { return try reply.decoded(as: type) }
+        printRaw(reply.body)
+        return nil
+    }
+}
+
+extension GatewayClient.Reply {
+    private struct Refusal: Decodable {
+        var error: String
+        var reason: String?
+    }
+
+    /// Ends the command with what the gateway says where that is not a success.
+    func check() throws {
+        guard status != 200 else { return }
+        let refusal = try? JSONDecoder().decode(Refusal.self, from: Data(body))
+        printError(
+            [refusal?.error ?? "the gateway answered \(status)", refusal?.reason].compactMap { $0 }
+                .joined(separator: ": "))
+        switch status {
+        case 400: throw ExitCode.validationFailure
+        case 401: throw ExitCode.noPermission
+        case 409: throw ExitCode.configuration  // of a reload
+        default: throw ExitCode.failure
+        }
+    }
+
+    func decoded<Value: Decodable>(as type: Value.Type) throws -> Value {
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
-        let data = Data(reply.body)
-        guard reply.status == 200 else {
-            let fault = try? decoder.decode(Fault.self, from: data)
-            printError(
-                [fault?.error ?? "the gateway answered \(reply.status)", fault?.reason].compactMap { $0 }
-                    .joined(separator: ": "))
-            throw ExitCode.failure
-        }
-        if json {
-            print(String(decoding: reply.body, as: UTF8.self))
-            return nil
-        }
         do {
-            return try decoder.decode(type, from: data)
+            return try decoder.decode(type, from: Data(body))
         } catch {
             printError("the answer is not one of this version's gateway")
             throw ExitCode.failure
         }
-    }
-
-    private struct Fault: Decodable {
-        var error: String
-        var reason: String?
-    }
-}
-
-extension GatewayClient {
-    /// A client for one piece of work; what goes wrong is told in one line, and ends the command with 1.
-    static func use<Value>(_ address: String, _ body: (GatewayClient) async throws -> Value) async throws -> Value {
-        do {
-            let client = try GatewayClient(address)
-            defer { client.shutdown() }
-            return try await body(client)
-        } catch let code as ExitCode {
-            throw code
-        } catch {
-            printError("\(error)")
-            throw ExitCode.failure
-        }
-    }
-}
-
-/// Columns as wide as their widest cell, two spaces apart.
-struct TextTable {
-    private var rows: [[String]]
-    init(_ header: [String]) { rows = [header] }
-
-    mutating func add(_ row: [String]) { rows.append(row) }
-
-    var lines: [String] {
-        let columns = rows.map(\.count).max() ?? 0
-        let widths = (0..<columns).map { column in rows.map { $0.count > column ? $0[column].count : 0 }.max() ?? 0 }
-        return rows.map { row in
-            row.enumerated().map { index, cell in
-                index == row.count - 1 ? cell : cell + String(repeating: " ", count: widths[index] - cell.count)
-            }.joined(separator: "  ")
-        }
-    }
-}
-
-/// Colours, only where a person reads them.
-enum Paint {
-    private static let isOn = isatty(STDOUT_FILENO) == 1 && getenv("NO_COLOR") == nil
-
-    static func good(_ text: String) -> String { paint("32", text) }
-    static func bad(_ text: String) -> String { paint("31", text) }
-    static func faint(_ text: String) -> String { paint("2", text) }
-
-    private static func paint(_ code: String, _ text: String) -> String {
-        isOn ? "\u{1B}[\(code)m\(text)\u{1B}[0m" : text
     }
 }

@@ -3,58 +3,33 @@ import Foundation
 import GatewayServer
 import Glibc
 
-/// Asks the gateway one question, as its clients do, and prints the answer as it comes.
+/// Asks the gateway one question, as its clients do, and prints the answer as it comes. Ctrl-C ends the process, and its
+/// connection: the gateway stops the generation.
 struct ChatCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "chat", abstract: "Ask a running gateway and print the answer as it comes.")
+        commandName: "chat", abstract: "Ask a running gateway and print the answer as it comes.",
+        discussion: "With --json: the stream's NDJSON lines as they are.")
 
-    @Argument(help: "The prompt.")
-    var prompt: String
+    @Argument(help: "The prompt; - or none takes it from standard input.")
+    var prompt: String?
 
-    @Option(help: "The gateway's address.")
-    var gateway = "127.0.0.1:8000"
-
-    @Option(help: "The model, as clients call it. Default: the gateway's default model.")
-    var model: String?
+    @OptionGroup var options: GatewayOptions
 
     @Option(help: "Most tokens of the answer.")
     var maxTokens: Int?
 
-    private struct Request: Encodable {
-        var prompt: String
-        var stream = true
-        var modelID: String?
-        var maxTokens: Int?
-
-        enum CodingKeys: String, CodingKey {
-            case prompt, stream
-            case modelID = "model_id"
-            case maxTokens = "max_tokens"
-        }
-    }
-
-    /// A line of the NDJSON stream; or the object of a reply that was refused, which has no type.
-    private struct Line: Decodable {
-        var type: String?
-        var text: String?
-        var error: String?
-        var tokensGenerated: Int?
-        var inferenceTimeMs: Double?
-    }
+    @Flag(help: "Print JSON.")
+    var json = false
 
     func run() async throws {
-        let body = try JSONEncoder().encode(Request(prompt: prompt, modelID: model, maxTokens: maxTokens))
-        try await GatewayClient.use(gateway) { client in
-            var rest: [UInt8] = []
+        let body = try GenerationRequest(prompt: try question(), modelID: options.model, maxTokens: maxTokens).body()
+        try await GatewayClient.use(options.gateway) { client in
+            var buffer = LineBuffer()
             var isOver = false
-            for try await piece in try client.stream("/webllm/api/infer", String(decoding: body, as: UTF8.self)) {
-                rest += piece.body
-                while let end = rest.firstIndex(of: 0x0A) {
-                    isOver = try show(Array(rest[..<end])) || isOver
-                    rest.removeFirst(end + 1)
-                }
+            for try await piece in client.stream(GenerationRequest.path, body) {
+                for line in buffer.add(piece.bytes) { isOver = try show(line) || isOver }
             }
-            if !rest.isEmpty { isOver = try show(rest) || isOver }
+            if !buffer.rest.isEmpty { isOver = try show(buffer.rest[...]) || isOver }
             guard isOver else {
                 printError("the answer was cut off")
                 throw ExitCode.failure
@@ -62,26 +37,36 @@ struct ChatCommand: AsyncParsableCommand {
         }
     }
 
+    private func question() throws -> String {
+        if let prompt, prompt != "-" { return prompt }
+        guard prompt == "-" || isatty(STDIN_FILENO) == 0 else {
+            throw ValidationError("Give a prompt, or - to take it from standard input")
+        }
+        guard let text = String(data: FileHandle.standardInput.readDataToEndOfFile(), encoding: .utf8) else {
+            throw ValidationError("Standard input is not UTF-8 text")
+        }
+        return text.trimmingCharacters(in: .newlines)
+    }
+
     /// - Returns: whether the line was the stream's end.
-    private func show(_ bytes: [UInt8]) throws -> Bool {
-        let decoder = JSONDecoder()
-        decoder.keyDecodingStrategy = .convertFromSnakeCase
-        guard let line = try? decoder.decode(Line.self, from: Data(bytes)) else {
-            printError("\(gateway) does not answer like a webllm-gateway")
+    private func show(_ bytes: ArraySlice<UInt8>) throws -> Bool {
+        guard let line = GenerationLine(bytes) else {
+            printError("\(options.gateway) does not answer like a webllm-gateway")
             throw ExitCode.failure
         }
+        if json { printRaw(bytes) }
         if let error = line.error {
             printError(error)
             throw ExitCode.failure
         }
+        guard !json else { return line.type == "done" }
         guard line.type == "done" else {
-            print(line.text ?? "", terminator: "")
-            fflush(nil)
+            printText((line.text ?? "").printable(keeping: "\n\t"))
             return false
         }
-        print()
+        printLine()
         if isatty(STDOUT_FILENO) == 1, let tokens = line.tokensGenerated, let time = line.inferenceTimeMs {
-            print(Paint.faint("\(tokens) tokens in \(Int(time)) ms"))
+            printLine(Style.faint.paint("\(tokens) tokens in \(Words.milliseconds(time))"))
         }
         return true
     }

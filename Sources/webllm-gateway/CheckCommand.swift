@@ -8,19 +8,24 @@ struct CheckCommand: ParsableCommand {
 
     @OptionGroup var options: ConfigurationOptions
 
+    @Flag(help: "Print JSON.")
+    var json = false
+
+    private struct Value: Encodable {
+        var key: String
+        var value: String
+        var source: String
+    }
+
     func run() throws {
         let entries = try options.load().entries
+        if json {
+            return try printJSON(entries.map { Value(key: $0.key, value: $0.value, source: "\($0.source)") })
+        }
         let keyWidth = entries.map(\.key.count).max() ?? 0
         let valueWidth = min(60, entries.map(\.value.count).max() ?? 0)
         for entry in entries {
-            let key = entry.key.padded(to: keyWidth)
-            print("\(key)  \(entry.value.padded(to: valueWidth))  \(entry.source)")
+            printLine("\(entry.key.padded(to: keyWidth))  \(entry.value.padded(to: valueWidth))  \(entry.source)")
         }
-    }
-}
-
-extension String {
-    fileprivate func padded(to width: Int) -> String {
-        count >= width ? self : self + String(repeating: " ", count: width - count)
     }
 }

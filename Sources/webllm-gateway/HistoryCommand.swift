@@ -1,72 +1,64 @@
 import ArgumentParser
 import Foundation
-import GatewayServer
 
-/// The last requests of a running gateway.
+/// The requests of the past of a running gateway.
 struct HistoryCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "history", abstract: "Show the last requests of a running gateway.")
+        commandName: "history", abstract: "Show the last requests of a running gateway, or one of them whole.")
 
-    @Option(help: "The gateway's address.")
-    var gateway = "127.0.0.1:8000"
+    @OptionGroup var options: AdminOptions
 
-    @Option(help: "How many requests, 1 to 100.")
-    var limit = 20
+    @Argument(help: "Show this one request, with its plan and timeline: its id or its request id.")
+    var id: String?
 
-    @Flag(help: "Only requests that were not answered.")
+    @Option(help: "Only requests that this upstream was asked for last.", completion: .upstreams)
+    var upstream: String?
+
+    @Option(help: "Only requests for this model, as clients call it.", completion: .models)
+    var model: String?
+
+    @Flag(help: "Only requests that no model answered.")
     var errors = false
 
-    @Flag(help: "Print the gateway's JSON as it is.")
-    var json = false
+    @Option(help: "Only requests since then: a time back such as 30m, 2h or 7d, or a time as in RFC 3339.")
+    var since: String?
 
-    private struct History: Decodable {
-        var history: [Entry]
-    }
+    @Option(help: "How many requests, 1 to 500. Default: 20.")
+    var limit: Int?
 
-    private struct Entry: Decodable {
-        var text: String
-        var tokensGenerated: Int
-        var inferenceTimeMs: Double
-        var modelId: String
-        var success: Bool
-        var error: String?
-        var timestamp: String
+    private struct Requests: Decodable {
+        var requests: [AdminRequest]
     }
 
     func validate() throws {
-        guard (1...100).contains(limit) else { throw ValidationError("--limit must be 1 to 100") }
+        guard limit.map({ (1...500).contains($0) }) ?? true else {
+            throw ValidationError("--limit must be 1 to 500")
+        }
+        let hasFilter = upstream != nil || model != nil || errors || since != nil || limit != nil
+        if id != nil, hasFilter { throw ValidationError("A request's id leaves nothing to filter") }
     }
 
     func run() async throws {
-        try await GatewayClient.use(gateway) { client in
-            let reply = try await client.get("/webllm/api/history?limit=\(limit)")
-            let decoder = JSONDecoder()
-            decoder.keyDecodingStrategy = .convertFromSnakeCase
-            guard reply.status == 200, let history = try? decoder.decode(History.self, from: Data(reply.body)) else {
-                throw GatewayError("\(gateway) does not answer like a webllm-gateway")
-            }
-            if json {
-                print(String(decoding: reply.body, as: UTF8.self))
-            } else {
-                show(history.history.filter { !errors || !$0.success })
-            }
+        if let id {
+            let path = "/admin/requests/\(id.percentEncoded)"
+            guard let request = try await options.get(path, as: AdminRequest.self) else { return }
+            for line in request.report { printLine(line) }
+        } else if let reply = try await options.get("/admin/requests" + query, as: Requests.self) {
+            for line in AdminRequest.table(reply.requests).lines { printLine(line) }
         }
     }
 
-    private func show(_ entries: [Entry]) {
-        var table = TextTable(["TIME (UTC)", "MODEL", "TOKENS", "MS", "ANSWER"])
-        for entry in entries {
-            // Model output goes to a terminal: nothing that steers one.
-            let answer = (entry.error ?? entry.text).unicodeScalars.map { scalar in
-                scalar.properties.generalCategory == .control ? " " : String(scalar)
-            }.joined()
-            table.add([
-                String(entry.timestamp.prefix(19)), entry.modelId, "\(entry.tokensGenerated)",
-                "\(Int(entry.inferenceTimeMs))", String(answer.prefix(60)),
-            ])
-        }
-        for (index, line) in table.lines.enumerated() {
-            print(index > 0 && !entries[index - 1].success ? Paint.bad(line) : line)
-        }
+    private var query: String {
+        var pairs = ["limit=\(limit ?? 20)"]
+        if let upstream { pairs.append("upstream=\(upstream.percentEncoded)") }
+        if let model { pairs.append("model=\(model.percentEncoded)") }
+        if errors { pairs.append("errors=true") }
+        if let since { pairs.append("since=\(Self.inUTC(since).percentEncoded)") }
+        return "?" + pairs.joined(separator: "&")
+    }
+
+    /// The gateway takes durations and UTC times; a time with an offset is one too.
+    private static func inUTC(_ text: String) -> String {
+        (try? Date(text, strategy: .iso8601))?.formatted(.iso8601) ?? text
     }
 }

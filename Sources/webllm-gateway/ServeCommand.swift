@@ -24,19 +24,17 @@ struct ServeCommand: AsyncParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         let configuration = try options.load().configuration
         let sink = LogSink()
-        let logger = Logger(label: "gateway") { label in
-            GatewayLogHandler(label: label, configuration: configuration.log, sink: sink)
-        }
+        let logger = Logger(label: "gateway") { _ in GatewayLogHandler(configuration: configuration.log, sink: sink) }
         // A reload reads the same file, wherever the process stands by then.
         let (file, listen) = (options.file, options.listen)
         let service = GatewayService(
             configuration: configuration, logger: logger, sink: sink,
             source: {
                 try ConfigurationLoader.load(
-                    file: file, environment: ConfigurationOptions.environment, listen: listen
+                    file: file, environment: environment, listen: listen
                 ).configuration
             },
-            handover: Handover(environment: ConfigurationOptions.environment, takesOver: takeOver))
+            handover: Handover(environment: environment, takesOver: takeOver))
         let group = ServiceGroup(
             configuration: .init(
                 services: [.init(service: service, successTerminationBehavior: .gracefullyShutdownGroup)],
@@ -49,7 +47,7 @@ struct ServeCommand: AsyncParsableCommand {
             printError(error.description)
             throw ExitCode.failure
         }
-        logger.notice("stopped")
+        logger.info("stopped")
         sink.flush()
     }
 }
@@ -67,9 +65,9 @@ private struct GatewayService: Service {
         let hangups = await UnixSignalsSequence(trapping: .sighup)
         let server = try await HTTPServer.start(
             try Gateway(configuration, logger: logger, logSink: sink), source: source, handover: handover)
-        for address in server.addresses { logger.notice("listening", metadata: ["address": "\(address.plainText)"]) }
+        for address in server.addresses { logger.info("listening", metadata: ["address": "\(address.plainText)"]) }
         for address in server.adminAddresses {
-            logger.notice("listening for operators", metadata: ["address": "\(address.plainText)"])
+            logger.info("listening for operators", metadata: ["address": "\(address.plainText)"])
         }
         ServiceManager.notify("READY=1")
         for await _ in hangups.cancelOnGracefulShutdown() {

@@ -1,74 +1,79 @@
 import ArgumentParser
+import Foundation
+import GatewayServer
 import Glibc
+import UnixSignals
 
-/// A table of the upstreams of a running gateway.
+/// How a running gateway and its upstreams are.
 struct StatusCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "status", abstract: "Show the upstreams of a running gateway.")
+        commandName: "status", abstract: "Show how a running gateway and its upstreams are.",
+        discussion: "With --json: the fields of /admin/status, and alerts. With --watch one object a line, each second."
+    )
 
     @OptionGroup var options: AdminOptions
 
     @Flag(help: "Show it again every second, until Ctrl-C.")
     var watch = false
 
-    private struct Status: Decodable {
-        var uptimeS: Int
-        var draining: Bool
-        var connections: Int
-        var transfers: Int
-        var policy: String
-        var upstreams: [Upstream]
-    }
-
-    private struct Upstream: Decodable {
-        var name: String
-        var kind: String
-        var available: Bool
-        var reason: String
-        var breakerOpenS: Int?
-        var inFlight: Int
-        var slots: Int
-        var queued: Int
-        var firstTokenMs: Double?
-        var tokensPerSecond: Double?
-        var modelsLoaded: [String]?
-        var lastFailure: String?
-    }
-
     func run() async throws {
-        repeat {
-            if let status = try await options.get("/admin/status", as: Status.self) {
-                if watch { print("\u{1B}[H\u{1B}[2J", terminator: "") }
-                show(status)
-            }
-            if watch { try await Task.sleep(for: .seconds(1)) }
-        } while watch
+        try await options.withClient { client in
+            let first = try await ask(client)
+            if watch { try await show(from: first, client) } else { try show(first) }
+        }
     }
 
-    private func show(_ status: Status) {
-        print(
-            "up \(status.uptimeS) s, policy \(status.policy), \(status.connections) connections, "
-                + "\(status.transfers) transfers" + (status.draining ? ", draining" : ""))
-        var table = TextTable([
-            "UPSTREAM", "KIND", "STATE", "SLOTS", "QUEUE", "FIRST TOKEN", "TOKENS/S", "LOADED", "LAST FAILURE",
-        ])
-        for upstream in status.upstreams {
-            let wait = upstream.breakerOpenS.map { " \($0) s" } ?? ""
-            table.add([
-                upstream.name, upstream.kind, upstream.reason + wait, "\(upstream.inFlight)/\(upstream.slots)",
-                "\(upstream.queued)", upstream.firstTokenMs.map { "\(Int($0)) ms" } ?? "-",
-                upstream.tokensPerSecond.map { "\($0)" } ?? "-",
-                upstream.modelsLoaded.map { $0.isEmpty ? "none" : $0.joined(separator: ",") } ?? "-",
-                upstream.lastFailure ?? "-",
-            ])
+    /// Both replies are objects: their fields are put into one.
+    private func ask(_ client: GatewayClient) async throws -> GatewayClient.Reply {
+        var reply = try await client.get("/admin/status")
+        try reply.check()
+        let alerts = try await client.get("/admin/alerts")
+        try alerts.check()
+        reply.body = reply.body.dropLast() + [UInt8(ascii: ",")] + alerts.body.dropFirst()
+        return reply
+    }
+
+    private func show(_ reply: GatewayClient.Reply) throws {
+        if options.json { return printRaw(reply.body) }
+        printLine(try reply.decoded(as: AdminStatus.self).lines.joined(separator: "\n"))
+    }
+
+    // MARK: Watching
+
+    private func show(from first: GatewayClient.Reply, _ client: GatewayClient) async throws {
+        let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm, .sighup)
+        let screen = isatty(STDOUT_FILENO) == 1 && !options.json ? Screen() : nil
+        defer { screen?.close() }
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { for await _ in signals { return } }
+            group.addTask { try await redraw(screen, from: first, client) }
+            try await group.next()
+            group.cancelAll()
         }
-        for (index, line) in table.lines.enumerated() {
-            guard index > 0 else {
-                print(Paint.faint(line))
-                continue
+    }
+
+    private func redraw(
+        _ screen: Screen?, from first: GatewayClient.Reply, _ client: GatewayClient
+    ) async throws {
+        var last = first
+        while true {
+            if let screen {
+                screen.show(try last.decoded(as: AdminStatus.self).lines)
+            } else {
+                try show(last)
             }
-            print(status.upstreams[index - 1].available ? line : Paint.bad(line))
+            try await Task.sleep(for: .seconds(1))
+            do {
+                last = try await ask(client)
+            } catch let failure as GatewayClient.Failure {
+                // It may be restarting.
+                guard let screen else {
+                    printError(failure.description)
+                    continue
+                }
+                screen.show([Style.bad.paint(failure.description)])
+                try await Task.sleep(for: .seconds(1))
+            }
         }
-        fflush(nil)
     }
 }

@@ -35,7 +35,7 @@ enum AdminLive {
         let gateway = call.gateway
         operations.cancel(id) { found in
             guard found else { return done(.error(404, "No request with the id \(id) runs")) }
-            gateway.logger.notice("operator cancelled a request", metadata: ["id": .stringConvertible(id)])
+            gateway.logger.info("operator cancelled a request", metadata: ["id": .stringConvertible(id)])
             done(
                 .object { writer in
                     writer.field("id", "\(id)")

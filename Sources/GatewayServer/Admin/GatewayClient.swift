@@ -2,24 +2,60 @@ import CurlMulti
 import GatewayCore
 import Synchronization
 
-/// Asks a running gateway over one of its listeners; for the command line.
+/// Asks a running gateway over one of its listeners; for the command line. Any number of requests may run at once.
 package final class GatewayClient: Sendable {
     package struct Reply: Sendable {
+        package var status = 0
+        package var body: [UInt8] = []
+    }
+
+    /// A part of a reply: its head, without bytes, or some of its body.
+    package struct Piece: Sendable {
         package var status: Int
-        package var body: [UInt8]
+        package var bytes: [UInt8]
+        package var received: MonotonicTime
+    }
+
+    /// No whole reply came.
+    package struct Failure: Error, CustomStringConvertible {
+        package var address: String
+        /// One of the engine's closed set, such as `connect`.
+        package var reason: String
+        /// Whether a part of the reply had come.
+        package var isCutOff: Bool
+
+        package var description: String {
+            isCutOff
+                ? "the reply of \(address) was cut off (\(reason))" : "no gateway answers at \(address) (\(reason))"
+        }
     }
 
     private let engine: CurlEngine
     private let url: UpstreamURL
+    private let headers: HeaderList
 
-    /// - Throws: ``GatewayError`` where the address is not one.
-    package init(_ address: String) throws {
+    /// - Parameter token: proves an operator to an admin listener.
+    /// - Throws: ``GatewayError`` where the address or the token cannot be one.
+    package init(_ address: String, token: String? = nil) throws {
         do {
             url = try UpstreamURL.parse(address.contains("://") ? address : "http://\(address)")
         } catch {
             throw GatewayError("\(address) is not accepted; expected an address such as 127.0.0.1:8000")
         }
-        engine = try CurlEngine()
+        var fields = [("Content-Type", "application/json"), ("Accept", "application/x-ndjson, application/json")]
+        if let token { fields.append(("Authorization", "Bearer \(token)")) }
+        guard let headers = HeaderList(fields) else { throw GatewayError("the token holds control characters") }
+        self.headers = headers
+        var configuration = CurlEngineConfiguration()
+        // Replies are read to their end: nothing holds one back.
+        configuration.window = .max
+        engine = try CurlEngine(configuration)
+    }
+
+    /// Whether the gateway is on this machine.
+    package var isLoopback: Bool {
+        // A host that ends in a digit is an address, of four numbers.
+        ["localhost", "::1"].contains(url.host) || (url.host.hasPrefix("127.") && url.host.last?.isNumber == true)
     }
 
     package func get(_ path: String) async throws -> Reply { try await send(.get, path, body: nil) }
@@ -28,88 +64,69 @@ package final class GatewayClient: Sendable {
         try await send(.post, path, body: body)
     }
 
-    /// Posts and gives the reply's bytes as they come.
-    package func stream(_ path: String, _ body: String) throws -> AsyncThrowingStream<Reply, any Error> {
-        let (stream, continuation) = AsyncThrowingStream<Reply, any Error>.makeStream()
-        let passer = Passer(continuation, address: url.origin)
-        let transfer = engine.start(
-            try request(.post, path, body, total: nil), receiver: passer, on: passer)
-        continuation.onTermination = { _ in transfer.cancel() }
-        return stream
+    /// Posts and gives the reply's parts as they come. A cancelled task ends the request.
+    package func stream(
+        _ path: String, _ body: String, timeout: Duration? = nil
+    ) -> AsyncThrowingStream<Piece, any Error> {
+        stream(.post, path, body, timeout: timeout)
     }
 
     package func shutdown() { engine.shutdown() }
 
-    private func request(
-        _ method: TransferRequest.Method, _ path: String, _ body: String?, total: Duration?
-    ) throws -> TransferRequest {
-        let fields = [("Content-Type", "application/json"), ("Accept", "application/x-ndjson, application/json")]
-        guard let headers = HeaderList(fields) else { throw GatewayError("no headers") }
-        let bytes = body.map { text in Array(text.utf8).withUnsafeBytes { RequestBody(copying: $0) } }
-        return TransferRequest(
-            method: method, target: url.target(url.basePath + path), headers: headers, body: bytes,
-            timers: TransferTimers(connect: .seconds(2), total: total))
-    }
-
     private func send(_ method: TransferRequest.Method, _ path: String, body: String?) async throws -> Reply {
-        let request = try request(method, path, body, total: .seconds(30))
-        return try await withCheckedThrowingContinuation { continuation in
-            let gatherer = Gatherer(continuation, address: url.origin)
-            _ = engine.start(request, receiver: gatherer, on: gatherer)
+        var reply = Reply()
+        for try await piece in stream(method, path, body, timeout: .seconds(30)) {
+            reply.status = piece.status
+            reply.body += piece.bytes
+        }
+        try Task.checkCancellation()
+        return reply
+    }
+
+    private func stream(
+        _ method: TransferRequest.Method, _ path: String, _ body: String?, timeout: Duration?
+    ) -> AsyncThrowingStream<Piece, any Error> {
+        let request = TransferRequest(
+            method: method, target: url.target(url.basePath + path), headers: headers,
+            body: body.map { text in Array(text.utf8).withUnsafeBytes { RequestBody(copying: $0) } },
+            timers: TransferTimers(connect: .seconds(2), total: timeout))
+        return AsyncThrowingStream { continuation in
+            let receiver = PieceReceiver(continuation, address: url.origin)
+            let transfer = engine.start(request, receiver: receiver, on: receiver)
+            continuation.onTermination = { _ in transfer.cancel() }
         }
     }
 }
 
-/// Passes a stream's pieces on, each with the reply's status.
-private final class Passer: TransferReceiver, DeliveryQueue {
+/// Takes a transfer's events where they are made: nothing else runs on that engine, and the time is the true one.
+private final class PieceReceiver: TransferReceiver, DeliveryQueue {
     private let status = Mutex(0)
-    private let continuation: AsyncThrowingStream<GatewayClient.Reply, any Error>.Continuation
+    private let continuation: AsyncThrowingStream<GatewayClient.Piece, any Error>.Continuation
     private let address: String
 
-    init(_ continuation: AsyncThrowingStream<GatewayClient.Reply, any Error>.Continuation, address: String) {
+    init(_ continuation: AsyncThrowingStream<GatewayClient.Piece, any Error>.Continuation, address: String) {
         self.continuation = continuation
         self.address = address
     }
 
-    func deliver(_ batch: [Delivery]) { for delivery in batch { receive(delivery.event) } }
+    func deliver(_ batch: [Delivery]) { for delivery in batch { delivery.receiver.receive(delivery.event) } }
 
     func receive(_ event: TransferEvent) {
         switch event {
-        case .head(let head): status.withLock { $0 = head.status }
-        case .body(let bytes): continuation.yield(.init(status: status.withLock { $0 }, body: bytes))
+        case .head(let head):
+            status.withLock { $0 = head.status }
+            pass([])
+        case .body(let bytes): pass(bytes)
         case .end(let result):
-            continuation.finish(
-                throwing: result.failure.map {
-                    GatewayError("no gateway answers at \(address) (\($0.reason.rawValue))")
-                })
-        }
-    }
-}
-
-/// Takes the events where they are made: nothing else runs on that engine.
-private final class Gatherer: TransferReceiver, DeliveryQueue {
-    private let reply = Mutex(GatewayClient.Reply(status: 0, body: []))
-    private let continuation: CheckedContinuation<GatewayClient.Reply, any Error>
-    private let address: String
-
-    init(_ continuation: CheckedContinuation<GatewayClient.Reply, any Error>, address: String) {
-        self.continuation = continuation
-        self.address = address
-    }
-
-    func deliver(_ batch: [Delivery]) { for delivery in batch { receive(delivery.event) } }
-
-    func receive(_ event: TransferEvent) {
-        switch event {
-        case .head(let head): reply.withLock { $0.status = head.status }
-        case .body(let bytes): reply.withLock { $0.body += bytes }
-        case .end(let result):
-            if let failure = result.failure {
-                continuation.resume(
-                    throwing: GatewayError("no gateway answers at \(address) (\(failure.reason.rawValue))"))
-            } else {
-                continuation.resume(returning: reply.withLock { $0 })
+            let failure = result.failure.map { failure in
+                GatewayClient.Failure(
+                    address: address, reason: failure.reason.rawValue, isCutOff: status.withLock { $0 } != 0)
             }
+            continuation.finish(throwing: failure)
         }
+    }
+
+    private func pass(_ bytes: [UInt8]) {
+        continuation.yield(.init(status: status.withLock { $0 }, bytes: bytes, received: .now))
     }
 }

@@ -123,7 +123,7 @@ extension HTTPServer: GatewayOperations {
             probers.eventLoop.execute { probers.value.update(snapshot) }
             gateway.metrics.reload(success: true)
             let needsRestart = configuration.settingsThatNeedRestart(from: old)
-            gateway.logger.notice(
+            gateway.logger.info(
                 "configuration reloaded",
                 metadata: needsRestart.isEmpty ? nil : ["needs_restart": "\(needsRestart.joined(separator: ","))"])
             return needsRestart

@@ -290,7 +290,7 @@ final class HistoryStore: Sendable {
             return (state.problem != nil, state.dropped)
         }
         if wasBroken {
-            logger.notice("history is written again", metadata: ["dropped": .stringConvertible(dropped)])
+            logger.info("history is written again", metadata: ["dropped": .stringConvertible(dropped)])
         }
     }
 

@@ -1,5 +1,4 @@
 import GatewayCore
-import GatewayWire
 
 /// What the access log says of one request. Prompts, answers and secrets are not in it.
 struct AccessRecord: Sendable {
@@ -16,9 +15,6 @@ struct AccessRecord: Sendable {
     var isGeneration: Bool { route == "infer" || route == "batch" }
 
     func write(_ line: inout LogLine) {
-        line.field("time", Timestamp.now)
-        line.field("level", "info")
-        line.field("msg", "request")
         line.field("request_id", requestID)
         line.field("route", route)
         line.field("method", method)

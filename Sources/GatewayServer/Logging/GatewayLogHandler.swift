@@ -1,19 +1,24 @@
 import GatewayCore
-import GatewayWire
 import Logging
-import NIOCore
+import Synchronization
 
 /// swift-log's messages as JSON or logfmt lines on a ``LogSink``.
 package struct GatewayLogHandler: LogHandler {
     package var logLevel: Logger.Level
     package var metadata: Logger.Metadata = [:]
-    private let label: String
     private let format: LogConfiguration.Format
     private let sink: LogSink
+    private let repeats: Repeats
 
-    package init(label: String, configuration: LogConfiguration, sink: LogSink) {
-        self.label = label
+    /// Shared by all copies of a handler.
+    private final class Repeats: Sendable {
+        let limiter: Mutex<RepeatLimiter>
+        init(_ limiter: RepeatLimiter) { self.limiter = Mutex(limiter) }
+    }
+
+    package init(configuration: LogConfiguration, sink: LogSink, repeats: RepeatLimiter = RepeatLimiter()) {
         self.sink = sink
+        self.repeats = Repeats(repeats)
         format = configuration.format
         logLevel = Logger.Level(rawValue: configuration.level.rawValue) ?? .info
     }
@@ -25,90 +30,29 @@ package struct GatewayLogHandler: LogHandler {
 
     package func log(event: LogEvent) {
         let fields = metadata.merging(event.metadata ?? [:]) { _, new in new }
-        sink.write { lines in
-            var line = LogLine(format, into: &lines)
-            line.field("time", Timestamp.now)
-            line.field("level", event.level.rawValue)
-            line.field("msg", event.message.description)
-            for (key, value) in fields.sorted(by: { $0.key < $1.key }) { line.field(key, value.description) }
-            line.end(&lines)
-        }
-    }
-}
-
-/// One line of key-value pairs, in either format.
-struct LogLine {
-    private let format: LogConfiguration.Format
-    private var writer: JSONWriter
-    private var isFirst = true
-
-    /// Takes the buffer over until ``end(_:)``.
-    init(_ format: LogConfiguration.Format, into buffer: inout ByteBuffer) {
-        self.format = format
-        writer = JSONWriter(buffer)
-        buffer = ByteBuffer()
-        if format == .json { writer.beginObject() }
-    }
-
-    mutating func field(_ key: String, _ text: String) {
-        switch format {
-        case .json:
-            writer.key(key)
-            writer.value(text)
-        case .logfmt:
-            startPair(key)
-            let isPlain = !text.isEmpty && text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != 0x22 && $0 != 0x3D }
-            if isPlain { writer.buffer.writeString(text) } else { writer.buffer.writeJSONString(text) }
+        let line = RepeatLimiter.Line(
+            level: event.level, message: event.message.description, upstream: fields["upstream"]?.description)
+        switch repeats.limiter.withLock({ $0.admit(line, now: .now) }) {
+        case .write: write(line, fields)
+        case .hold: break
+        case .holdFirst(let rest):
+            Task {
+                try? await Task.sleep(for: rest)
+                tellHeld(line)
+            }
         }
     }
 
-    mutating func field(_ key: String, _ timestamp: Timestamp) {
-        switch format {
-        case .json:
-            writer.key(key)
-            writer.value(timestamp)
-        case .logfmt:
-            startPair(key)
-            timestamp.write(into: &writer.buffer)
+    private func tellHeld(_ line: RepeatLimiter.Line) {
+        let held = repeats.limiter.withLock { $0.end(line) }
+        var fields: Logger.Metadata = ["repeated": .stringConvertible(held)]
+        if let upstream = line.upstream { fields["upstream"] = .string(upstream) }
+        write(line, fields)
+    }
+
+    private func write(_ line: RepeatLimiter.Line, _ fields: Logger.Metadata) {
+        sink.write(line.level, line.message, format) { output in
+            for (key, value) in fields.sorted(by: { $0.key < $1.key }) { output.field(key, value.description) }
         }
-    }
-
-    mutating func field(_ key: String, _ number: Int) {
-        switch format {
-        case .json:
-            writer.key(key)
-            writer.value(number)
-        case .logfmt:
-            startPair(key)
-            writer.buffer.writeDecimal(number)
-        }
-    }
-
-    /// In milliseconds with three decimals at most.
-    mutating func field(_ key: String, _ duration: Duration) {
-        switch format {
-        case .json:
-            writer.key(key)
-            writer.milliseconds(duration)
-        case .logfmt:
-            startPair(key)
-            var number = JSONWriter()
-            number.milliseconds(duration)
-            writer.buffer.writeImmutableBuffer(number.buffer)
-        }
-    }
-
-    private mutating func startPair(_ key: String) {
-        if !isFirst { writer.buffer.writeInteger(UInt8(ascii: " ")) }
-        isFirst = false
-        writer.buffer.writeString(key)
-        writer.buffer.writeInteger(UInt8(ascii: "="))
-    }
-
-    mutating func end(_ buffer: inout ByteBuffer) {
-        if format == .json { writer.endObject() }
-        writer.buffer.writeInteger(UInt8(ascii: "\n"))
-        buffer = writer.buffer
-        writer.buffer = ByteBuffer()
     }
 }

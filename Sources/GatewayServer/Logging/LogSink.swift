@@ -1,4 +1,7 @@
+import GatewayCore
+import GatewayWire
 import Glibc
+import Logging
 import NIOCore
 import Synchronization
 
@@ -14,15 +17,21 @@ package final class LogSink: Sendable {
 
     private let state = Mutex(State())
     private let descriptor: Int32
+    private let isJournal: Bool
     /// A pipe: a byte in it wakes the writer.
     private let wake: (read: Int32, write: Int32)
     private let isDone = Mutex(false)
     /// Bytes that may wait to be written.
     private static let capacity = 4 << 20
 
-    /// - Parameter descriptor: where lines go; not closed by the sink.
-    package init(descriptor: Int32 = STDERR_FILENO) {
+    /// - Parameters:
+    ///   - descriptor: where lines go; not closed by the sink.
+    ///   - journalStream: the variable JOURNAL_STREAM.
+    package init(
+        descriptor: Int32 = STDERR_FILENO, journalStream: String? = getenv("JOURNAL_STREAM").map { String(cString: $0) }
+    ) {
         self.descriptor = descriptor
+        isJournal = JournalStream.isConnected(descriptor, journalStream)
         var ends: [Int32] = [-1, -1]
         _ = pipe(&ends)
         wake = (ends[0], ends[1])
@@ -41,14 +50,22 @@ package final class LogSink: Sendable {
         close(wake.write)
     }
 
-    /// Appends whole lines, each with its line end.
-    package func write(_ lines: (inout ByteBuffer) -> Void) {
+    /// Appends a line.
+    func write(
+        _ level: Logger.Level, _ message: String, _ format: LogConfiguration.Format, _ fields: (inout LogLine) -> Void
+    ) {
         let mustWake = state.withLock { state in
             guard !state.isClosed, state.lines.readableBytes < Self.capacity else {
                 state.dropped += 1
                 return false
             }
-            lines(&state.lines)
+            if isJournal { state.lines.writeStaticString(JournalStream.prefix(level)) }
+            var line = LogLine(format, into: &state.lines)
+            line.field("time", Timestamp.now)
+            line.field("level", level.rawValue)
+            line.field("msg", message)
+            fields(&line)
+            line.end(&state.lines)
             defer { state.isWriterWaiting = false }
             return state.isWriterWaiting
         }

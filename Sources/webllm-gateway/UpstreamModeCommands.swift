@@ -14,8 +14,10 @@ private struct ModeReply: Decodable {
 
 extension UpstreamModeCommand {
     func run() async throws {
-        let path = "/admin/upstreams/\(upstream)/\(Self.verb)"
-        if let reply = try await options.post(path, as: ModeReply.self) { print("\(reply.upstream): \(reply.mode)") }
+        let path = "/admin/upstreams/\(upstream.percentEncoded)/\(Self.verb)"
+        if let reply = try await options.post(path, as: ModeReply.self) {
+            printLine("\(reply.upstream): \(reply.mode)")
+        }
     }
 }
 
@@ -24,7 +26,7 @@ struct DrainCommand: UpstreamModeCommand {
     static let configuration = CommandConfiguration(
         commandName: verb, abstract: "Send an upstream no new requests; running ones end by themselves.")
     @OptionGroup var options: AdminOptions
-    @Argument(help: "The upstream's name.") var upstream: String
+    @Argument(help: "The upstream's name.", completion: .upstreams) var upstream: String
 }
 
 struct EnableCommand: UpstreamModeCommand {
@@ -32,7 +34,7 @@ struct EnableCommand: UpstreamModeCommand {
     static let configuration = CommandConfiguration(
         commandName: verb, abstract: "Send an upstream requests again.")
     @OptionGroup var options: AdminOptions
-    @Argument(help: "The upstream's name.") var upstream: String
+    @Argument(help: "The upstream's name.", completion: .upstreams) var upstream: String
 }
 
 struct DisableCommand: UpstreamModeCommand {
@@ -40,22 +42,5 @@ struct DisableCommand: UpstreamModeCommand {
     static let configuration = CommandConfiguration(
         commandName: verb, abstract: "Take an upstream out at once: running requests move on or end with an error.")
     @OptionGroup var options: AdminOptions
-    @Argument(help: "The upstream's name.") var upstream: String
-}
-
-struct ReloadCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "reload", abstract: "Make a running gateway read its configuration again.")
-    @OptionGroup var options: AdminOptions
-
-    private struct Reply: Decodable {
-        var status: String
-        var needsRestart: [String]
-    }
-
-    func run() async throws {
-        guard let reply = try await options.post("/admin/reload", as: Reply.self) else { return }
-        print(reply.status)
-        if !reply.needsRestart.isEmpty { print("at the next start: \(reply.needsRestart.joined(separator: ", "))") }
-    }
+    @Argument(help: "The upstream's name.", completion: .upstreams) var upstream: String
 }

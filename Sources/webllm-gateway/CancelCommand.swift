@@ -1,0 +1,22 @@
+import ArgumentParser
+
+/// Ends a running request.
+struct CancelCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "cancel", abstract: "End a running request; its client is told.")
+
+    @OptionGroup var options: AdminOptions
+
+    @Argument(help: "The request's id, as `running` shows it.", completion: .running)
+    var id: String
+
+    private struct Cancelled: Decodable {
+        var id: String
+        var status: String
+    }
+
+    func run() async throws {
+        let path = "/admin/running/\(id.percentEncoded)/cancel"
+        if let reply = try await options.post(path, as: Cancelled.self) { printLine("\(reply.id): \(reply.status)") }
+    }
+}

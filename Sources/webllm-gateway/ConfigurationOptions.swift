@@ -1,0 +1,32 @@
+import ArgumentParser
+import Foundation
+import GatewayServer
+
+/// What `serve` and `check` share.
+struct ConfigurationOptions: ParsableArguments {
+    @Option(
+        name: [.short, .long], help: "The configuration file. Default: ./gateway.conf where there is one.",
+        completion: .file())
+    var config: String?
+
+    @Option(help: "An address to listen on in place of the configured ones; may be given several times.")
+    var listen: [String] = []
+
+    /// The file to read: the one that was asked for, or ./gateway.conf where there is one.
+    var file: String? { config ?? (FileManager.default.fileExists(atPath: "gateway.conf") ? "gateway.conf" : nil) }
+
+    /// Loads the configuration, or tells every fault on standard error and exits with 78.
+    func load() throws -> LoadedConfiguration {
+        do {
+            let loaded = try ConfigurationLoader.load(file: file, environment: environment, listen: listen)
+            for warning in loaded.warnings { printError("warning: \(warning)") }
+            return loaded
+        } catch {
+            printError(error.description)
+            throw ExitCode.configuration
+        }
+    }
+}
+
+/// The process's variables.
+var environment: [String: String] { ProcessInfo.processInfo.environment }

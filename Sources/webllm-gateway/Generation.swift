@@ -1,0 +1,50 @@
+import Foundation
+
+/// What a client asks of `/webllm/api/infer`.
+struct GenerationRequest: Encodable, Sendable {
+    static let path = "/webllm/api/infer"
+
+    var prompt: String
+    var stream = true
+    var modelID: String?
+    var maxTokens: Int?
+
+    private enum CodingKeys: String, CodingKey {
+        case prompt, stream
+        case modelID = "model_id"
+        case maxTokens = "max_tokens"
+    }
+
+    func body() throws -> String { String(decoding: try JSONEncoder().encode(self), as: UTF8.self) }
+}
+
+/// A line of an NDJSON stream; or a plain reply or refusal, which have no type.
+struct GenerationLine: Decodable, Sendable {
+    var type: String?
+    var text: String?
+    var error: String?
+    var tokensGenerated: Int?
+    /// Zero where no model answered, and the gateway's own message is the text.
+    var inferenceTimeMs: Double?
+
+    init?(_ bytes: some Sequence<UInt8>) {
+        let decoder = JSONDecoder()
+        decoder.keyDecodingStrategy = .convertFromSnakeCase
+        guard let line = try? decoder.decode(Self.self, from: Data(bytes)) else { return nil }
+        self = line
+    }
+}
+
+/// Cuts what comes in pieces into lines.
+struct LineBuffer {
+    /// Of a line that has no end yet.
+    private(set) var rest: [UInt8] = []
+
+    mutating func add(_ bytes: [UInt8]) -> [ArraySlice<UInt8>] {
+        rest += bytes
+        guard let end = rest.lastIndex(of: 0x0A) else { return [] }
+        let lines = rest[..<end].split(separator: 0x0A)
+        rest = Array(rest[(end + 1)...])
+        return lines
+    }
+}

@@ -1,0 +1,106 @@
+import GatewayCore
+import Glibc
+import Logging
+import Testing
+
+@testable import GatewayServer
+
+struct RepeatLimiterTests {
+    private let line = RepeatLimiter.Line(level: .info, message: "attempt failed", upstream: "a")
+    private func at(_ seconds: Int64) -> MonotonicTime { MonotonicTime(nanoseconds: seconds * 1_000_000_000) }
+
+    @Test func whatComesTooOftenIsCountedUntilItsPeriodEnds() {
+        var limiter = RepeatLimiter(limit: 2, length: .seconds(10))
+        #expect(limiter.admit(line, now: at(0)) == .write)
+        #expect(limiter.admit(line, now: at(1)) == .write)
+        #expect(limiter.admit(line, now: at(2)) == .holdFirst(rest: .seconds(8)))
+        #expect(limiter.admit(line, now: at(3)) == .hold)
+        #expect(limiter.admit(line, now: at(11)) == .hold, "the period lasts until it is told")
+        #expect(limiter.end(line) == 3)
+        #expect(limiter.admit(line, now: at(12)) == .write)
+    }
+
+    @Test func aPeriodWithoutTooManyEndsByItself() {
+        var limiter = RepeatLimiter(limit: 1, length: .seconds(10))
+        #expect(limiter.admit(line, now: at(0)) == .write)
+        #expect(limiter.admit(line, now: at(10)) == .write)
+        #expect(limiter.admit(line, now: at(19)) == .holdFirst(rest: .seconds(1)))
+    }
+
+    @Test func linesOfAnotherUpstreamOrLevelAreOthers() {
+        var limiter = RepeatLimiter(limit: 1, length: .seconds(10))
+        var (elsewhere, graver) = (line, line)
+        elsewhere.upstream = "b"
+        graver.level = .warning
+        for line in [line, elsewhere, graver] { #expect(limiter.admit(line, now: at(0)) == .write) }
+    }
+}
+
+@Suite(.timeLimit(.minutes(1)))
+struct LogTests {
+    @Test func whatWasHeldIsToldOnce() throws {
+        let log = try LogPipe()
+        let sink = LogSink(descriptor: log.input, journalStream: nil)
+        defer { sink.flush() }
+        let logger = Logger(label: "test") { _ in
+            GatewayLogHandler(
+                configuration: LogConfiguration(), sink: sink,
+                repeats: RepeatLimiter(limit: 1, length: .milliseconds(50)))
+        }
+        for number in 0..<42 { logger.info("failed", metadata: ["upstream": "a", "number": "\(number)"]) }
+        let first = log.nextLine()
+        #expect(first.hasSuffix(#""level":"info","msg":"failed","number":"0","upstream":"a"}"#), "\(first)")
+        let second = log.nextLine()
+        #expect(second.hasSuffix(#""level":"info","msg":"failed","repeated":"41","upstream":"a"}"#), "\(second)")
+    }
+
+    @Test(arguments: [(Logger.Level.warning, "<4>"), (.info, "<6>"), (.error, "<3>")])
+    func theJournalIsToldThePriority(level: Logger.Level, prefix: String) throws {
+        let log = try LogPipe()
+        let sink = LogSink(descriptor: log.input, journalStream: log.device)
+        defer { sink.flush() }
+        sink.write(level, "x", .logfmt) { $0.field("a", 1) }
+        let line = log.nextLine()
+        #expect(line.hasPrefix("\(prefix)time=") && line.hasSuffix("level=\(level) msg=x a=1"), "\(line)")
+    }
+
+    @Test func whatIsNotTheJournalGetsNoPriority() throws {
+        let log = try LogPipe()
+        let sink = LogSink(descriptor: log.input, journalStream: log.device + "0")
+        defer { sink.flush() }
+        sink.write(.info, "x", .json) { _ in }
+        #expect(log.nextLine().hasPrefix("{"))
+    }
+}
+
+/// What a sink writes, line by line.
+private final class LogPipe {
+    let input: Int32
+    private let output: UnsafeMutablePointer<FILE>
+
+    init() throws {
+        var ends: [Int32] = [-1, -1]
+        try #require(pipe(&ends) == 0)
+        input = ends[1]
+        output = try #require(fdopen(ends[0], "r"))
+    }
+
+    deinit {
+        close(input)
+        fclose(output)
+    }
+
+    /// As JOURNAL_STREAM has it.
+    var device: String {
+        var status = stat()
+        fstat(input, &status)
+        return "\(status.st_dev):\(status.st_ino)"
+    }
+
+    /// Waits for it.
+    func nextLine() -> String {
+        var line = [CChar](repeating: 0, count: 1000)
+        guard fgets(&line, Int32(line.count), output) != nil else { return "" }
+        return String(decoding: line.prefix { $0 != 0 && $0 != 0x0A }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+}
