@@ -38,7 +38,9 @@ const obstacles = {
   full: "all slots taken",
   slow_start: "starts slowly after its recovery",
 };
-const choices = { best: "first by the policy", fail_open: "nothing was available", queued: "a slot came free" };
+const choices = {
+  best: "it was first by the policy", fail_open: "nothing was available", queued: "a slot came free there",
+};
 const breakers = { closed: "closed", open: "open", half_open: "half-open" };
 const healths = { healthy: ["Healthy", "good"], degraded: ["Degraded", "warn"], unhealthy: ["Unhealthy", "bad"] };
 
