@@ -118,13 +118,13 @@ class Bench:
             self.gateway = self.start_gateway(gateways.upstream(self.upstream.port))
             yield
 
-    def start_upstream(self):
-        started = fake_ollama.FakeOllama()
+    def start_upstream(self, *models):
+        started = fake_ollama.FakeOllama(*models)
         self._case.callback(started.close)
         return started
 
-    def start_gateway(self, *upstreams, webllm=""):
-        started = gateways.Gateway(self.binary, upstreams, webllm)
+    def start_gateway(self, *upstreams, webllm="", admin=""):
+        started = gateways.Gateway(self.binary, upstreams, webllm, admin)
         self._case.callback(started.close)
         return started
 
@@ -141,8 +141,8 @@ class Bench:
         context.add_init_script(COUNT_VIOLATIONS + script)
         return Tab(self, context.new_page())
 
-    def picture(self, tab, name):
+    def picture(self, tab, name, **options):
         if self.screenshots is None:
             return
         self.screenshots.mkdir(parents=True, exist_ok=True)
-        tab.page.screenshot(path=self.screenshots / f"{name}.png")
+        tab.page.screenshot(path=self.screenshots / f"{name}.png", **options)

@@ -60,7 +60,10 @@ class Generation:
 
 
 class FakeOllama:
-    def __init__(self):
+    """Has the models installed and loaded."""
+
+    def __init__(self, *models):
+        models = [{"name": name, "model": name} for name in models or ["m:latest"]]
         self._chats = queue.Queue()
         outer = self
 
@@ -70,8 +73,8 @@ class FakeOllama:
             def do_GET(self):
                 replies = {
                     "/api/version": {"version": "0.12.11"},
-                    "/api/tags": {"models": [{"name": "m:latest", "model": "m:latest"}]},
-                    "/api/ps": {"models": [{"name": "m:latest", "model": "m:latest"}]},
+                    "/api/tags": {"models": models},
+                    "/api/ps": {"models": models},
                 }
                 body = json.dumps(replies.get(self.path, {"error": "not found"})).encode()
                 self.send_response(200 if self.path in replies else 404)

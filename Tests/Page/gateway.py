@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import urllib.request
 
 
 def refused_port():
@@ -15,6 +16,14 @@ def refused_port():
     holder = socket.socket()
     holder.bind(("127.0.0.1", 0))
     return holder, holder.getsockname()[1]
+
+
+def two_free_ports():
+    """Found free and let go again: the gateway takes them a moment later."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def upstream(port, name="ollama"):
@@ -25,31 +34,34 @@ def upstream(port, name="ollama"):
 
 
 class Gateway:
-    def __init__(self, binary, upstreams, webllm=""):
-        # Found free and let go again: the gateway takes it a moment later.
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+    def __init__(self, binary, upstreams, webllm="", admin=""):
+        self.port, self.admin_port = two_free_ports()
+        self._binary = binary
         self._directory = tempfile.TemporaryDirectory(prefix="webllm-page-")
-        configuration = pathlib.Path(self._directory.name, "gateway.conf")
-        configuration.write_text(
-            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\ndrain_timeout = "0s"\n[admin]\nlisten = []\n[webllm]\n{webllm}\n'
-            + "".join(upstreams)
+        self._configuration = pathlib.Path(self._directory.name, "gateway.conf")
+        self._configuration.write_text(
+            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\ndrain_timeout = "0s"\n'
+            f'[admin]\nlisten = ["127.0.0.1:{self.admin_port}"]\n{admin}\n[webllm]\n{webllm}\n'
+            f'[history]\npath = "{self._directory.name}/history.sqlite"\n' + "".join(upstreams)
         )
+        self.start()
+
+    def start(self):
         # What deployments set would change the upstreams.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "LLM_"))}
         self._process = subprocess.Popen(
-            [binary, "serve", "--config", configuration],
+            [self._binary, "serve", "--config", self._configuration],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
         )
         self._lines = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._read, args=(self._process.stderr, self._lines), daemon=True).start()
         self.wait_for("listening")
 
-    def _read(self):
-        for line in self._process.stderr:
-            self._lines.put(line)
-        self._lines.put(None)
+    @staticmethod
+    def _read(source, lines):
+        for line in source:
+            lines.put(line)
+        lines.put(None)
 
     def wait_for(self, message, deadline=10):
         """The next log line with this message."""
@@ -71,6 +83,15 @@ class Gateway:
     @property
     def page(self):
         return f"http://127.0.0.1:{self.port}/webllm/"
+
+    @property
+    def dashboard(self):
+        return f"http://127.0.0.1:{self.admin_port}/dashboard"
+
+    def admin(self, path):
+        """What the admin listener answers, read from its JSON."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/admin/{path}", timeout=5) as reply:
+            return json.load(reply)
 
     def kill(self):
         self._process.kill()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of the chat page: headless Chromium on the real gateway, with an upstream that the tests script.
+"""Tests of the chat page and the dashboard: headless Chromium on the real gateway, with an upstream that the tests script.
 
     Tests/Page/run.py --gateway .build/debug/webllm-gateway [--screenshots DIR] [--only WORD]
 """
@@ -59,6 +59,7 @@ def main():
     enter_venv()
 
     import answers  # noqa: F401, they add their cases to the list
+    import dashboard  # noqa: F401
     import page  # noqa: F401
     from browser import ALL, Bench
 
