@@ -196,8 +196,11 @@ class Subject:
 
     # What is in the file
 
+    def connect(self, path=None):
+        return sqlite3.connect(f"file:{path or self.path}?mode=ro", uri=True)
+
     def table(self, sql, path=None):
-        with contextlib.closing(sqlite3.connect(f"file:{path or self.path}?mode=ro", uri=True)) as database:
+        with contextlib.closing(self.connect(path)) as database:
             return database.execute(sql).fetchall()
 
     def ids(self, path=None):

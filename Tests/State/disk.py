@@ -1,10 +1,11 @@
-"""Disks that are full, locked, read-only or gone, and what is no file."""
+"""Disks that are full, locked, read-only or gone, and paths where no file can be."""
 import contextlib
 import os
 import shutil
 import sqlite3
 import subprocess
 import tempfile
+import time
 
 from bench import MAX_PENDING, MAX_PENDING_BYTES, Skipped, assert_undisturbed, case, wait_for
 
@@ -15,23 +16,27 @@ NOT_OPENED = "it cannot be opened: no such folder, or no permission"
 
 
 class SmallDisk:
-    """A tmpfs that only the gateway has, in a mount namespace that ends with it."""
+    """A tmpfs under the history, which only the gateway sees: it is in a mount namespace that ends with it."""
 
-    COMMAND = 'mount -t tmpfs -o size=48m tmpfs "$0"; if [ "$1" = full ]; then dd if=/dev/zero of="$0/filler" bs=64k; fi; shift; exec "$@"'
+    MOUNT = 'mount -t tmpfs -o size=48m tmpfs "$0"'
+    FILL = 'dd if=/dev/zero of="$0/filler" bs=64k 2>/dev/null || true'
+    START = 'exec "$@"'
 
-    def __init__(self, bench, fill):
-        self.folder = tempfile.TemporaryDirectory(prefix="webllm-disk-")
-        namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-        if shutil.which("unshare") is None or subprocess.run(
-                [*namespace, "mount", "-t", "tmpfs", "tmpfs", self.folder.name], capture_output=True).returncode != 0:
+    def __init__(self, subject, full=False):
+        self.subject = subject
+        subject.path.parent.mkdir()
+        namespace = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
+        steps = [self.MOUNT] + ([self.FILL] if full else [])
+
+        def under(*steps):
+            return [*namespace, "sh", "-ec", "; ".join(steps), subject.path.parent]
+        if shutil.which("unshare") is None or subprocess.run(under(self.MOUNT), capture_output=True).returncode != 0:
             raise Skipped("nothing can be mounted here")
-        self.subject = bench.subject(
-            path=f"{self.folder.name}/history.sqlite",
-            under=[*namespace, "sh", "-c", self.COMMAND, self.folder.name, "full" if fill else "empty"])
+        subject.under = under(*steps, self.START)
 
     def inside(self, name):
         """The file as the gateway sees it."""
-        return f"/proc/{self.subject.process.pid}/root{self.folder.name}/{name}"
+        return f"/proc/{self.subject.process.pid}/root{self.subject.path.parent}/{name}"
 
     def fill(self):
         with contextlib.suppress(OSError), open(self.inside("filler"), "wb", buffering=0) as filler:
@@ -42,8 +47,246 @@ class SmallDisk:
         os.unlink(self.inside("filler"))
 
     def check_file(self):
-        """On a copy: SQLite would look for the path outside."""
+        """On a copy: SQLite would resolve the path, and look outside."""
         with tempfile.TemporaryDirectory() as copies:
             for suffix in ["", "-wal"]:
                 shutil.copy(self.inside("history.sqlite" + suffix), copies)
             return self.subject.check_file(f"{copies}/history.sqlite")
+
+
+def assert_counted(subject):
+    """Each answered request is in the history, waits for it, or is counted as lost; the totals have them all."""
+    status, samples = subject.status, subject.samples
+    assert status["rows"] + status["dropped"] == len(subject.answered), f"{len(subject.answered)} answered, {status}"
+    assert samples["rows"] == status["rows"] and samples["dropped_total"] == status["dropped"], f"{samples}, {status}"
+    assert subject.totals["total_inferences"] == len(subject.answered), f"{len(subject.answered)}, {subject.totals}"
+
+
+def overflow(subject):
+    """More requests than may wait; returns how many were lost."""
+    written = subject.status["rows"] - subject.status["pending"]
+    subject.flood(MAX_PENDING + 5000)
+    wait_for(lambda: subject.status["pending"] == MAX_PENDING, 10, "a full queue")
+    dropped = subject.status["dropped"]
+    assert dropped == len(subject.answered) - written - MAX_PENDING > 0, f"{len(subject.answered)}, {subject.status}"
+    assert any(f"{dropped} requests are lost to it" in text for text in subject.alerts), subject.alerts
+    assert_counted(subject)
+    return dropped
+
+
+@case("disk full")
+def disk_full(bench):
+    subject = bench.subject()
+    disk = SmallDisk(subject)
+    subject.start()
+    before = subject.paces()
+    subject.wait_written()
+    disk.fill()
+    during = subject.paces()
+    subject.wait_degraded(FULL)
+    during += subject.paces()
+    assert_undisturbed(before, during)
+    dropped = overflow(subject)
+    disk.free()
+    subject.wait_written()
+    assert subject.said("history is written again")[-1]["dropped"] == dropped
+    subject.infer()
+    subject.wait_written()
+    assert_counted(subject)
+    ids = disk.check_file()
+    assert ids <= subject.answered and len(ids) == len(subject.answered) - dropped, f"{len(ids)} in the file"
+    return f"{dropped} of {len(subject.answered)} lost"
+
+
+@case("disk full at the start")
+def disk_full_at_the_start(bench):
+    subject = bench.subject()
+    disk = SmallDisk(subject, full=True)
+    subject.start()
+    subject.wait_degraded(FULL)
+    subject.paces(20)
+    disk.free()
+    subject.wait_written()
+    assert disk.check_file() == subject.answered
+
+
+@contextlib.contextmanager
+def exclusive(subject):
+    """Another process, as far as SQLite can tell, has the database for itself."""
+    with contextlib.closing(sqlite3.connect(subject.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@case("locked, then released")
+def locked(bench):
+    subject = bench.subject()
+    subject.start()
+    before = subject.paces()
+    subject.wait_written()
+    during = []
+    with exclusive(subject):
+        while subject.status["state"] == "ok":  # the lock is waited for: requests must not wait with it
+            during += subject.paces(10)
+            assert len(during) < 100_000, "the lock is not noticed"
+        subject.wait_degraded(LOCKED)
+        during += subject.paces(200)
+    assert_undisturbed(before, during)
+    subject.wait_written()
+    assert subject.check_file() == subject.answered
+    assert subject.status["dropped"] == 0
+    return f"{len(during)} requests during the lock"
+
+
+@case("locked for long: the queue is bounded by rows")
+def locked_for_long(bench):
+    subject = bench.subject()
+    subject.start()
+    with exclusive(subject):
+        subject.infer()
+        subject.wait_degraded(LOCKED)
+        dropped = overflow(subject)
+    subject.wait_written()
+    assert_counted(subject)
+    ids = subject.check_file()
+    assert len(ids) == len(subject.answered) - dropped and ids <= subject.answered
+
+
+@case("locked for long: the queue is bounded by bytes")
+def locked_with_long_texts(bench):
+    subject = bench.subject()
+    subject.start()
+    with exclusive(subject):
+        text = subject.infer("x" * 500_000)["text"]
+        fit = MAX_PENDING_BYTES // len(text)
+        subject.wait_degraded(LOCKED)
+        # Over several attempts to write, each of which empties the queue for as long as it waits for the lock.
+        end = time.monotonic() + 6
+        while time.monotonic() < end or subject.status["dropped"] == 0:
+            subject.infer("x" * 500_000)
+            pending = subject.status["pending"]
+            assert pending <= fit, f"{pending} texts of {len(text)} bytes wait, and {fit} may"
+            assert time.monotonic() < end + 30, "nothing is dropped"
+    subject.wait_written()
+    assert_counted(subject)
+    return f"{subject.status['dropped']} of {len(subject.answered)} lost"
+
+
+@case("locked at the start")
+def locked_at_the_start(bench):
+    subject = bench.subject()
+    subject.start()
+    subject.infer()
+    subject.stop()
+    with exclusive(subject):
+        subject.start()
+        subject.wait_degraded(LOCKED)
+    subject.wait_written()  # without a request that would bring it about
+    assert subject.totals["total_inferences"] == 1, subject.totals
+    subject.infer()
+    subject.wait_written()
+    assert subject.check_file() == subject.answered
+
+
+@case("locked at the end")
+def locked_at_the_end(bench):
+    subject = bench.subject()
+    subject.start()
+    subject.infer()
+    subject.wait_written()
+    with exclusive(subject):
+        subject.infer()
+        subject.stop(seconds=10)
+        lost = subject.said("history ends unwritten")
+        assert lost and lost[0]["lost"] == 1, "that a row is lost is not told"
+
+
+@contextlib.contextmanager
+def without_root(subject):
+    """Root would ignore permissions."""
+    owner = os.geteuid()
+    if owner == 0:
+        subject.under = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        tried = shutil.which("setpriv") and subprocess.run(
+            [*subject.under, subject.binary, "--version"], capture_output=True)
+        if not tried or tried.returncode != 0:
+            raise Skipped("nobody else can run the gateway here")
+        owner = 65534
+    subject.path.parent.mkdir()
+    os.chown(subject.path.parent, owner, -1)
+    subject.folder.chmod(0o755)
+    subject.config.chmod(0o644)
+    yield
+    subject.path.parent.chmod(0o755)
+
+
+@case("read-only file")
+def read_only_file(bench):
+    subject = bench.subject()
+    with without_root(subject):
+        subject.start()
+        before = subject.paces()
+        subject.stop()
+        subject.path.chmod(0o444)
+        subject.start()
+        subject.wait_degraded(READ_ONLY)
+        assert_undisturbed(before, subject.paces())
+        subject.path.chmod(0o644)
+        subject.wait_written()
+        assert subject.check_file() == subject.answered
+
+
+@case("read-only folder")
+def read_only_folder(bench):
+    subject = bench.subject()
+    with without_root(subject):
+        subject.path.parent.chmod(0o555)
+        subject.start()
+        subject.wait_degraded(NOT_OPENED)
+        subject.paces(20)
+        subject.path.parent.chmod(0o755)
+        subject.wait_written()
+        assert subject.check_file() == subject.answered
+
+
+@case("deleted while open")
+def deleted(bench):
+    subject = bench.subject()
+    subject.start()
+    subject.paces(20)
+    subject.wait_written()
+    for file in subject.path.parent.glob("*"):
+        file.unlink()
+    lost, subject.answered = len(subject.answered), set()
+    subject.infer()
+    wait_for(subject.path.exists, 10, "a new file")
+    subject.wait_written()
+    assert subject.said("history file is gone: a new one is begun"), "it is not told"
+    assert subject.status["dropped"] == lost, f"{subject.status['dropped']} counted as lost, {lost} were"
+    assert subject.check_file() == subject.answered
+
+
+@case("path is a folder")
+def path_is_a_folder(bench):
+    subject = bench.subject()
+    subject.path.mkdir(parents=True)
+    subject.start()
+    subject.wait_degraded(NOT_OPENED)
+    subject.paces(20)
+    subject.path.rmdir()
+    subject.wait_written()
+    assert subject.check_file() == subject.answered
+
+
+@case("path cannot be made")
+def path_cannot_be_made(bench):
+    subject = bench.subject()
+    subject.path.parent.write_text("not a folder")
+    subject.start()
+    subject.wait_degraded(NOT_OPENED)
+    subject.paces(20)
+    assert subject.status["pending"] == 20, subject.status
+    subject.path.parent.unlink()
+    subject.wait_written()
+    assert subject.check_file() == subject.answered
