@@ -41,8 +41,8 @@ class Bench:
         self.upstream = Upstream(free_ports(1)[0])
         self.subjects = []
 
-    def subject(self, **settings):
-        self.subjects.append(Subject(self.binary, self.upstream, **settings))
+    def subject(self, kind=None, **settings):
+        self.subjects.append((kind or Subject)(self.binary, self.upstream, **settings))
         return self.subjects[-1]
 
     def end_case(self):
@@ -57,11 +57,12 @@ class Bench:
 class Subject:
     """A gateway on one history file, started as often as a case wants."""
 
-    def __init__(self, binary, upstream, path="state/history.sqlite", history="", under=()):
-        self.binary, self.upstream, self.under = binary, upstream, under
+    def __init__(self, binary, upstream, history=""):
+        self.binary = binary
+        self.under = ()  # a command that becomes the gateway
         self.holder = tempfile.TemporaryDirectory(prefix="webllm-state-")
         self.folder = pathlib.Path(self.holder.name)
-        self.path = self.folder / path
+        self.path = self.folder / "state/history.sqlite"
         self.port, self.admin = free_ports(2)
         self.config, self.log = self.folder / "gateway.conf", self.folder / "log"
         write_config(
@@ -149,8 +150,12 @@ class Subject:
 
     def said(self, message):
         """Its log lines with this message."""
-        lines = [line for line in self.log.read_text().splitlines() if f'"msg":"{message}"' in line]
-        return [json.loads(line) for line in lines]
+        lines = self.log.read_text().split("\n")[:-1]  # the last one may not be whole yet
+        return [json.loads(line) for line in lines if f'"msg":"{message}"' in line]
+
+    def wait_said(self, message, seconds=5):
+        wait_for(lambda: self.said(message), seconds, f"the log line {message!r}")
+        return self.said(message)
 
     @property
     def status(self):
@@ -183,36 +188,42 @@ class Subject:
         assert status["reason"] == reason, f"degraded because {status['reason']!r}, and not {reason!r}"
         assert self.health == "degraded", f"the history is degraded, and health is {self.health}"
         assert any(f"The history is not written: {reason}" in text for text in self.alerts), self.alerts
-        failures = self.said("history cannot be written; requests go on without it")
-        assert failures[-1]["reason"] == reason and failures[-1]["path"] == str(self.path), failures
+        line = self.wait_said("history cannot be written; requests go on without it")[-1]
+        assert line["reason"] == reason and line["path"] == str(self.path), line
 
     def wait_written(self, seconds=15):
-        """Until all is well, and nothing waits."""
+        """Until all is well, and the file has what the gateway says it has."""
         def is_written():
             status = self.status
-            return status["state"] == "ok" and status["pending"] == 0
+            try:
+                return (status["state"] == "ok" and status["pending"] == 0
+                        and self.table("SELECT count(*) FROM request") == [(status["rows"],)])
+            except sqlite3.Error:
+                return False
         wait_for(is_written, seconds, "a history that is written")
         assert self.alerts == [] and self.health == "healthy", f"{self.alerts}, {self.health}"
 
     # What is in the file
 
-    def connect(self, path=None):
-        return sqlite3.connect(f"file:{path or self.path}?mode=ro", uri=True)
+    @contextlib.contextmanager
+    def database(self):
+        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as database:
+            yield database
 
-    def table(self, sql, path=None):
-        with contextlib.closing(self.connect(path)) as database:
+    def table(self, sql):
+        with self.database() as database:
             return database.execute(sql).fetchall()
 
-    def ids(self, path=None):
-        rows = self.table("SELECT request_id FROM request", path)
+    def ids(self):
+        rows = self.table("SELECT request_id FROM request")
         ids = {str(uuid.UUID(bytes=one)) for (one,) in rows}
         assert len(ids) == len(rows), "a request is there twice"
         return ids
 
-    def check_file(self, path=None):
+    def check_file(self):
         """Whole, and at one with the totals. Returns the ids in it."""
-        assert self.table("PRAGMA integrity_check", path) == [("ok",)], "the file is damaged"
-        ids, totals = self.ids(path), self.totals
+        assert self.table("PRAGMA integrity_check") == [("ok",)], "the file is damaged"
+        ids, totals = self.ids(), self.totals
         assert totals["rows"] == len(ids), f"{totals['rows']} rows are told, {len(ids)} are in the file"
         return ids
 
