@@ -48,9 +48,10 @@ class Upstream:
 
 
 class Gateway:
-    def __init__(self, binary, config, log, *options):
+    def __init__(self, binary, config, log, *options, under=()):
+        """`under`: a command that becomes the gateway, with what it changes first."""
         self.log = open(log, "ab")
-        self.process = subprocess.Popen([binary, "serve", "--config", config, *options], stderr=self.log)
+        self.process = subprocess.Popen([*under, binary, "serve", "--config", config, *options], stderr=self.log)
 
     def has_logged(self, text, log):
         return text in pathlib.Path(log).read_text()

@@ -11,14 +11,24 @@ final class HistoryDatabase: Sendable {
     private let connections: any DatabaseWriter
     /// Of the file, to see that it was deleted or replaced; nil in memory.
     private let identity: FileIdentity?
+    /// Of its WAL file.
+    private let logIdentity: FileIdentity?
     private let path: String?
     /// Numbers of the names that are referred to.
     private let names: [String: Int]
 
     /// Why a database cannot be used.
-    enum Fault: Error {
-        /// A newer version of the gateway made it; it is left as it is.
+    enum Fault: Error, CustomStringConvertible {
+        /// It is left as it is.
         case newerSchema
+        case notAFile
+
+        var description: String {
+            switch self {
+            case .newerSchema: "a newer version of the gateway made it"
+            case .notAFile: "it is not a regular file"
+            }
+        }
     }
 
     /// Opens the file, or makes it with its folders, and brings its schema up to date.
@@ -39,6 +49,7 @@ final class HistoryDatabase: Sendable {
             try db.execute(sql: "PRAGMA journal_size_limit = 67108864")
         }
         if let path {
+            if FileIdentity(path)?.isRegular == false { throw Fault.notAFile }
             try Self.refuseNewer(path, configuration)
             Self.makeFolders(path)
             connections = try DatabasePool(path: path, configuration: configuration)
@@ -57,6 +68,7 @@ final class HistoryDatabase: Sendable {
             return names
         }
         identity = path.flatMap(FileIdentity.init)
+        logIdentity = path.flatMap { FileIdentity($0 + "-wal") }
     }
 
     /// Looks without writing: a file of a newer version stays as it is.
@@ -221,6 +233,13 @@ final class HistoryDatabase: Sendable {
 
     func close() { try? connections.close() }
 
+    /// After the file was replaced, and once it is closed: SQLite would take its WAL file for that of the new file. One
+    /// that is not ours any more stays: another process may have begun it.
+    func removeLog() {
+        guard let path, let logIdentity, FileIdentity(path + "-wal") == logIdentity else { return }
+        for suffix in ["-wal", "-shm"] { unlink(path + suffix) }
+    }
+
     /// Whether the file is still the one that was opened.
     var isInPlace: Bool { path == nil || path.flatMap(FileIdentity.init) == identity }
 
@@ -304,6 +323,7 @@ final class HistoryDatabase: Sendable {
 struct FileIdentity: Equatable {
     private let device: UInt64
     private let inode: UInt64
+    let isRegular: Bool
 
     /// Nil where there is no file.
     init?(_ path: String) {
@@ -311,5 +331,6 @@ struct FileIdentity: Equatable {
         guard stat(path, &status) == 0 else { return nil }
         device = UInt64(status.st_dev)
         inode = UInt64(status.st_ino)
+        isRegular = status.st_mode & S_IFMT == S_IFREG
     }
 }

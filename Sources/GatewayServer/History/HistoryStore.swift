@@ -18,7 +18,7 @@ final class HistoryStore: Sendable {
         /// Why it is degraded.
         var reason: String?
         var rows: Int
-        /// Rows that wait to be written.
+        /// Rows that are not written yet.
         var pending: Int
         /// Rows that were lost, since the start.
         var dropped: Int
@@ -31,7 +31,7 @@ final class HistoryStore: Sendable {
         var pendingBytes = 0
         /// What the totals in the database lack: what waits, and what is being written.
         var unwritten = RequestTotals()
-        var inFlight = (rows: 0, totals: RequestTotals())
+        var inFlight = (rows: 0, bytes: 0, totals: RequestTotals())
         /// What the database has.
         var written = (rows: 0, totals: RequestTotals())
         var dropped = 0
@@ -40,8 +40,10 @@ final class HistoryStore: Sendable {
         var mustClear = false
         /// Counts clears: what was read from the database before one says nothing.
         var clears = 0
+        /// While there is one, a write is scheduled or under way.
         var problem: String?
         var finished = 0
+        var isClosed = false
     }
 
     private let configuration: HistoryConfiguration
@@ -54,11 +56,13 @@ final class HistoryStore: Sendable {
 
     /// Entries kept in memory: as many as the WebLLM API gives.
     static let recentCount = 100
-    /// Rows and bytes of text that may wait to be written.
+    /// Rows and bytes of text that may wait to be written, those of a write under way included.
     static let maxPending = 20_000
     static let maxPendingBytes = 64 << 20
     private static let writeInterval = DispatchTimeInterval.milliseconds(200)
     private static let retryInterval = DispatchTimeInterval.seconds(1)
+    /// Soon, so that a gateway which is restarted often sweeps too.
+    private static let firstSweep = DispatchTimeInterval.seconds(1)
     private static let sweepInterval = DispatchTimeInterval.seconds(60)
     private static let sweepStep = 2000
 
@@ -79,13 +83,10 @@ final class HistoryStore: Sendable {
                     + "as it is: set [history] path to another file, or run the newer version")
         } catch {
             note(problem: error)
+            scheduleWrite(after: Self.retryInterval)
         }
-        readTotals()
-        var newest = HistoryFilter()
-        newest.limit = Self.recentCount
-        let recent = (try? database.withLock { $0 }?.requests(newest)) ?? []
-        state.withLock { $0.recent = recent.reversed() }
-        scheduleSweep()
+        readBack()
+        scheduleSweep(after: Self.firstSweep)
     }
 
     private var isOn: Bool { configuration.maxRows > 0 }
@@ -104,16 +105,17 @@ final class HistoryStore: Sendable {
             if state.recent.count >= 2 * Self.recentCount { state.recent.removeFirst(Self.recentCount) }
             state.recent.append(entry)
             let bytes = entry.text?.utf8.count ?? 0
-            guard state.pending.count < Self.maxPending, state.pendingBytes + bytes <= Self.maxPendingBytes else {
+            guard state.pending.count + state.inFlight.rows < Self.maxPending,
+                state.pendingBytes + state.inFlight.bytes + bytes <= Self.maxPendingBytes
+            else {
                 state.dropped += 1
                 return false
             }
             state.pending.append(entry)
             state.pendingBytes += bytes
-            defer { state.isWriteScheduled = true }
-            return !state.isWriteScheduled
+            return state.problem == nil && !state.isWriteScheduled
         }
-        if mustSchedule { queue.asyncAfter(deadline: .now() + Self.writeInterval) { self.writePending() } }
+        if mustSchedule { scheduleWrite(after: Self.writeInterval) }
     }
 
     /// Forgets everything.
@@ -123,7 +125,7 @@ final class HistoryStore: Sendable {
             state.pending = []
             state.pendingBytes = 0
             state.unwritten = RequestTotals()
-            state.inFlight = (0, RequestTotals())
+            state.inFlight = (0, 0, RequestTotals())
             state.written = (0, RequestTotals())
             state.clears += 1
             state.mustClear = isOn
@@ -156,7 +158,7 @@ final class HistoryStore: Sendable {
         return state.withLock { state in
             Status(
                 state: state.problem == nil ? .ok : .degraded, reason: state.problem,
-                rows: Self.rows(state), pending: state.pending.count, dropped: state.dropped)
+                rows: Self.rows(state), pending: state.pending.count + state.inFlight.rows, dropped: state.dropped)
         }
     }
 
@@ -169,7 +171,13 @@ final class HistoryStore: Sendable {
                 return done(.failure(GatewayError("the history cannot be read: \(self.status.reason ?? "")")))
             }
             // Reading has connections of its own, so a long search does not hold up the writing.
-            DispatchQueue.global(qos: .utility).async { done(Result { try database.requests(filter) }) }
+            DispatchQueue.global(qos: .utility).async {
+                let result = Result { try database.requests(filter) }
+                if case .failure(let error as DatabaseError) = result, error.isDamage {
+                    self.queue.async { self.replaceDamaged(database) }
+                }
+                done(result)
+            }
         }
     }
 
@@ -180,42 +188,104 @@ final class HistoryStore: Sendable {
         database.withLock { $0 = opened }
     }
 
-    /// Starts with a new file where the old one is damaged.
-    private func reopen() throws {
-        database.withLock { $0 }?.close()
-        database.withLock { $0 = nil }
+    /// Opens the file again: it was deleted or replaced, is damaged, or could not be opened before. A damaged one makes
+    /// room for a new one.
+    private func reopen(isDamaged: Bool = false) throws {
+        let (rows, clears) = state.withLock { ($0.written.rows, $0.clears) }
+        let old = database.withLock { database in
+            defer { database = nil }
+            return database
+        }
+        old?.close()
+        if isDamaged {
+            try moveAside()
+        } else {
+            old?.removeLog()
+        }
         do {
             try open()
         } catch let error as DatabaseError where error.isDamage {
-            guard let path = configuration.path else { throw error }
-            try DamagedFile.moveAside(path, logger: logger)
+            try moveAside()
             try open()
         }
+        readBack()
+        let lost = state.withLock { state in
+            guard state.clears == clears else { return 0 }
+            let lost = max(0, rows - state.written.rows)
+            state.dropped += lost
+            return lost
+        }
+        guard old != nil, !isDamaged else { return }
+        logger.error(
+            "history file was deleted or replaced: opened again",
+            metadata: ["path": .string(configuration.path ?? ""), "lost": .stringConvertible(lost)])
+    }
+
+    private func moveAside() throws {
+        if let path = configuration.path { try DamagedFile.moveAside(path, logger: logger) }
+    }
+
+    /// Reading and sweeping find damage that writing goes on beside.
+    private func replaceDamaged(_ damaged: HistoryDatabase) {
+        guard database.withLock({ $0 === damaged }) else { return }
+        do {
+            try reopen(isDamaged: true)
+        } catch {
+            note(problem: error)
+            scheduleWrite(after: Self.retryInterval)
+        }
+    }
+
+    /// What the file knows of the time before: the totals and the newest entries.
+    private func readBack() {
         readTotals()
+        let clears = state.withLock { $0.clears }
+        var newest = HistoryFilter()
+        newest.limit = Self.recentCount
+        guard let entries = try? database.withLock({ $0 })?.requests(newest) else { return }
+        state.withLock { state in
+            guard state.clears == clears, !state.mustClear else { return }
+            let first = state.recent.first?.id ?? .max
+            state.recent = entries.reversed().filter { $0.id < first } + state.recent
+        }
     }
 
     private func readTotals() {
         let clears = state.withLock { $0.clears }
         guard let read = try? database.withLock({ $0 })?.totals() else { return }
         state.withLock { state in
-            guard state.clears == clears else { return }
+            guard state.clears == clears, !state.mustClear else { return }
             state.written = (read.rows, read.totals)
         }
     }
 
+    /// At most one write is scheduled at a time.
+    private func scheduleWrite(after interval: DispatchTimeInterval) {
+        let isScheduled = state.withLock { state in
+            defer { state.isWriteScheduled = true }
+            return state.isWriteScheduled
+        }
+        guard !isScheduled else { return }
+        queue.asyncAfter(deadline: .now() + interval) {
+            self.state.withLock { $0.isWriteScheduled = false }
+            self.writePending()
+        }
+    }
+
     private func writePending() {
-        let (batch, totals, mustClear, clears) = state.withLock { state in
-            state.isWriteScheduled = false
+        let (batch, totals, mustClear, clears, mustTry) = state.withLock { state in
             defer {
-                state.inFlight = (state.pending.count, state.unwritten)
+                state.inFlight = (state.pending.count, state.pendingBytes, state.unwritten)
                 state.pending = []
                 state.pendingBytes = 0
                 state.unwritten = RequestTotals()
-                state.mustClear = false
             }
-            return (state.pending, state.unwritten, state.mustClear, state.clears)
+            let hasWork = !state.pending.isEmpty || state.unwritten != RequestTotals() || state.mustClear
+            // What is broken is tried again even if nothing waits.
+            let mustTry = !state.isClosed && (hasWork || state.problem != nil)
+            return (state.pending, state.unwritten, state.mustClear, state.clears, mustTry)
         }
-        guard !batch.isEmpty || mustClear || totals != RequestTotals() else { return }
+        guard mustTry else { return }
         do {
             if database.withLock({ $0?.isInPlace }) != true { try reopen() }
             guard let database = database.withLock({ $0 }) else { return }
@@ -223,45 +293,40 @@ final class HistoryStore: Sendable {
             try database.write(batch, adding: totals)
             noteWritten(try database.totals(), clears)
         } catch {
-            if (error as? DatabaseError)?.isDamage == true { try? reopen() }
-            putBack(batch, totals, mustClear, clears)
+            if (error as? DatabaseError)?.isDamage == true { try? reopen(isDamaged: true) }
+            putBack(batch, totals, clears)
             note(problem: error)
-            schedule(after: Self.retryInterval)
+            scheduleWrite(after: Self.retryInterval)
         }
     }
 
     /// What could not be written waits again, in front of what came since.
-    private func putBack(_ batch: [StoredRequest], _ totals: RequestTotals, _ mustClear: Bool, _ clears: Int) {
+    private func putBack(_ batch: [StoredRequest], _ totals: RequestTotals, _ clears: Int) {
         state.withLock { state in
             guard state.clears == clears else { return }
-            state.mustClear = mustClear
-            state.inFlight = (0, RequestTotals())
             state.unwritten = totals + state.unwritten
-            let kept = batch.suffix(max(0, Self.maxPending - state.pending.count))
-            state.dropped += batch.count - kept.count
-            state.pending = kept + state.pending
-            state.pendingBytes = state.pending.reduce(0) { $0 + ($1.text?.utf8.count ?? 0) }
+            state.pending = batch + state.pending
+            state.pendingBytes += state.inFlight.bytes
+            state.inFlight = (0, 0, RequestTotals())
         }
     }
 
-    private func schedule(after interval: DispatchTimeInterval) {
-        let mustSchedule = state.withLock { state in
-            defer { state.isWriteScheduled = true }
-            return !state.isWriteScheduled
-        }
-        if mustSchedule { queue.asyncAfter(deadline: .now() + interval) { self.writePending() } }
-    }
-
-    private func scheduleSweep(after interval: DispatchTimeInterval = sweepInterval) {
+    private func scheduleSweep(after interval: DispatchTimeInterval) {
         queue.asyncAfter(deadline: .now() + interval) { [weak self] in self?.sweep() }
     }
 
     /// A small step; the next follows soon where there is more to delete, after what waits to be written.
     private func sweep() {
         let oldest = Timestamp.now.microseconds - configuration.retention.nanoseconds / 1000
-        let deleted =
-            (try? database.withLock { $0 }?.sweep(
-                olderThan: oldest, keeping: configuration.maxRows, limit: Self.sweepStep)) ?? 0
+        var deleted = 0
+        if let database = database.withLock({ $0 }) {
+            do {
+                deleted = try database.sweep(
+                    olderThan: oldest, keeping: configuration.maxRows, limit: Self.sweepStep)
+            } catch let error as DatabaseError where error.isDamage {
+                replaceDamaged(database)
+            } catch {}  // a disk that is full or locked: the next sweep comes
+        }
         if deleted > 0 { readTotals() }
         scheduleSweep(after: deleted > 0 ? .milliseconds(20) : Self.sweepInterval)
     }
@@ -281,14 +346,16 @@ final class HistoryStore: Sendable {
     }
 
     private func noteWritten(_ read: (totals: RequestTotals, rows: Int), _ clears: Int) {
-        let (wasBroken, dropped) = state.withLock { state in
+        let (wasBroken, dropped, hasMore) = state.withLock { state in
             if state.clears == clears {
                 state.written = (read.rows, read.totals)
-                state.inFlight = (0, RequestTotals())
+                state.inFlight = (0, 0, RequestTotals())
+                state.mustClear = false
             }
             defer { state.problem = nil }
-            return (state.problem != nil, state.dropped)
+            return (state.problem != nil, state.dropped, !state.pending.isEmpty)
         }
+        if hasMore { scheduleWrite(after: Self.writeInterval) }
         if wasBroken {
             logger.info("history is written again", metadata: ["dropped": .stringConvertible(dropped)])
         }
@@ -298,6 +365,13 @@ final class HistoryStore: Sendable {
     func close() {
         queue.sync {
             writePending()
+            let lost = state.withLock { state in
+                state.isClosed = true
+                return state.pending.count
+            }
+            if lost > 0 {
+                logger.error("history ends before all is written", metadata: ["lost": .stringConvertible(lost)])
+            }
             guard let database = database.withLock({ $0 }) else { return }
             try? database.checkpoint()
             database.close()
