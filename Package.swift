@@ -73,8 +73,9 @@ let package = Package(
         .testTarget(
             name: "GatewayServerTests",
             dependencies: [
-                "GatewayServer", "FuzzTargets", "CurlMulti", "GatewayCore", "GatewayWire", "Support", nioCore, logging,
-                .product(name: "GRDB", package: "GRDB.swift"),
+                "GatewayServer", "FuzzTargets", "CurlMulti", "GatewayCore", "GatewayWire", "Support", nioCore, nioHTTP1,
+                logging,
+                .product(name: "GRDB", package: "GRDB.swift"), .product(name: "Crypto", package: "swift-crypto"),
             ],
             resources: [.copy("Fixtures"), .copy("FuzzCorpus")],
             swiftSettings: strict

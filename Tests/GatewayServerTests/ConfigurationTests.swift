@@ -37,7 +37,9 @@ struct ConfigurationTests {
         var uncommented = shipped.split(separator: "\n", omittingEmptySubsequences: false).map { line in
             line.firstMatch(of: /^# (\w+ = .*)$/).map { String($0.1) } ?? String(line)
         }
-        uncommented.removeAll { $0.hasPrefix("api_key") || $0.hasPrefix("upstream_models") || $0.hasPrefix("token_hash") }
+        uncommented.removeAll {
+            $0.hasPrefix("api_key") || $0.hasPrefix("upstream_models") || $0.hasPrefix("token_hash")
+        }
         let text = uncommented.joined(separator: "\n").replacing("# [[model]]", with: "[[model]]")
         let plain = try load(shipped).configuration
         var all = try load(text).configuration

@@ -66,6 +66,14 @@ actor Generation {
         }
     }
 
+    /// A client that left, and what it left behind.
+    private struct Departure {
+        let time: MonotonicTime
+        let phase: GenerationTrace.Phase
+        let upstream: String
+        let reply: AttemptReply?
+    }
+
     private let gateway: Gateway
     private let snapshot: Snapshot
     private let loop: NIOLoopBound<LoopContext>
@@ -77,6 +85,7 @@ actor Generation {
     private var inbox = CircularBuffer<Signal>(initialCapacity: 2)
     private var continuation: UnsafeContinuation<Void, Never>?
     private var abandonReason: AbandonReason?
+    private var departure: Departure?
     private var transfer: Transfer?
     private var attempt = 0
     /// Where the running attempt is.
@@ -342,9 +351,26 @@ actor Generation {
     /// An event of an attempt's transfer. Handled here and now, without waking the task: a stream has one for each
     /// token. What comes after the attempt's end is let go.
     func receive(attempt: Int, _ event: TransferEvent) {
-        guard attempt == self.attempt, let reply, let followed = handle(event, reply) else { return }
+        guard attempt == self.attempt else { return }
+        if let departure { return note(event, after: departure) }
+        guard let reply, let followed = handle(event, reply) else { return }
         self.reply = nil
         post(.attemptEnded(followed))
+    }
+
+    /// The client is gone; what its transfer still brings is only counted, up to its end, when the upstream's connection
+    /// is closed.
+    private func note(_ event: TransferEvent, after departure: Departure) {
+        switch event {
+        case .head: break
+        case .body(let bytes):
+            guard let reply = departure.reply, reply.status == 200 else { return }
+            var late: [UpstreamEvent] = []
+            reply.decoder.feed(bytes, parser: loop.value.parser, into: &late)
+            let pieces = late.count { if case .content = $0 { true } else { false } }
+            if pieces > 0 { gateway.metrics.lateTokens(departure.upstream, pieces) }
+        case .end: gateway.metrics.cancelled(departure.phase, after: .now - departure.time)
+        }
     }
 
     /// - Returns: the attempt's end, where the event was it.
@@ -514,6 +540,9 @@ actor Generation {
     func abandon(_ reason: AbandonReason) {
         guard abandonReason == nil else { return }
         abandonReason = reason
+        if reason == .clientLeft, transfer != nil {
+            departure = Departure(time: .now, phase: trace.phase, upstream: trace.upstream ?? "", reply: reply)
+        }
         transfer?.cancel()
         post(.abandoned(reason))
     }

@@ -53,7 +53,9 @@ struct InferReport: Sendable {
             outcome = .drained
             fault = Fault(status: 503, message: "The gateway is stopping", retryAfter: 1)
         }
-        if outcome == .cutOff || outcome == .cancelled || outcome == .clientLeft { reply.tokensGenerated = WebLLMText.estimatedTokens(text) }
+        if outcome == .cutOff || outcome == .cancelled || outcome == .clientLeft {
+            reply.tokensGenerated = WebLLMText.estimatedTokens(text)
+        }
     }
 
     private static func unanswered(

@@ -18,6 +18,8 @@ final class Metrics: Sendable {
         var load = Histogram(bounds: HistogramBounds.firstToken)
         var inputTokens = 0
         var outputTokens = 0
+        /// Pieces of answers whose client had left.
+        var lateTokens = 0
         /// Attempts by how they ended.
         var attempts: [String: Int] = [:]
         /// Attempts that another upstream had to take over, by the reason.
@@ -34,6 +36,8 @@ final class Metrics: Sendable {
         var upstreams: [String: UpstreamSeries] = [:]
         /// Generations whose client left, by the phase they were in.
         var cancels: [GenerationTrace.Phase: Int] = [:]
+        /// From there until the upstream's connection was closed.
+        var cancelDurations: [GenerationTrace.Phase: Histogram] = [:]
         var reloads: [Bool: Int] = [:]
     }
 
@@ -107,6 +111,17 @@ final class Metrics: Sendable {
             state.queueWait.record(duration)
             if left { state.cancels[.queued, default: 0] += 1 }
         }
+    }
+
+    /// The transfer of a client that left has ended.
+    func cancelled(_ phase: GenerationTrace.Phase, after duration: Duration) {
+        state.withLock {
+            $0.cancelDurations[phase, default: Histogram(bounds: HistogramBounds.short)].record(duration)
+        }
+    }
+
+    func lateTokens(_ upstream: String, _ count: Int) {
+        state.withLock { $0.upstreams[upstream, default: UpstreamSeries()].lateTokens += count }
     }
 
     func probe(_ upstream: String, success: Bool) {

@@ -20,7 +20,7 @@ enum MetricsReply {
         writeRequests(state, &writer)
         writeUpstreams(state, &writer)
         writeNow(call, state, &writer)
-        writeProcess(&writer)
+        writeProcess(call.gateway, &writer)
         return Reply(ReplyHead(200, contentType: PrometheusWriter.contentType), body: writer.buffer)
     }
 
@@ -42,6 +42,12 @@ enum MetricsReply {
         writer.family(prefix + "cancels_total", .counter, "Generations whose client left, by the phase they were in.")
         for phase in GenerationTrace.Phase.allCases {
             writer.sample(state.cancels[phase] ?? 0, [("phase", phase.rawValue)])
+        }
+        writer.family(
+            prefix + "cancel_duration_seconds", .histogram,
+            "From the client's leaving until the connection to its upstream was closed.")
+        for phase in GenerationTrace.Phase.allCases {
+            if let histogram = state.cancelDurations[phase] { writer.sample(histogram, [("phase", phase.rawValue)]) }
         }
         writer.family(prefix + "reloads_total", .counter, "Reloads of the configuration.")
         for success in [true, false] {
@@ -75,6 +81,9 @@ enum MetricsReply {
         counts("tokens_total", "Tokens as the upstreams count them.", "type") {
             [("input", $0.inputTokens), ("output", $0.outputTokens)]
         }
+        writer.family(
+            prefix + "late_tokens_total", .counter, "Pieces that still came after their client had left.")
+        for (upstream, series) in upstreams { writer.sample(series.lateTokens, [("upstream", upstream)]) }
         counts("probes_total", "Health probes.", "result") {
             [("ok", $0.probes[true] ?? 0), ("failed", $0.probes[false] ?? 0)]
         }
@@ -123,7 +132,12 @@ enum MetricsReply {
     }
 
     /// The figures that every Prometheus client library has.
-    private static func writeProcess(_ writer: inout PrometheusWriter) {
+    private static func writeProcess(_ gateway: Gateway, _ writer: inout PrometheusWriter) {
+        writer.family(prefix + "build_info", .gauge, "1; the version is its label.")
+        writer.sample(1, [("version", GatewayVersion.current)])
+        let age = (MonotonicTime.now - gateway.started).milliseconds / 1000
+        writer.family("process_start_time_seconds", .gauge, "Since 1970.")
+        writer.sample((Double(Timestamp.now.microseconds) / 1e6 - age).rounded())
         var usage = rusage()
         getrusage(Int32(RUSAGE_SELF.rawValue), &usage)
         func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) / 1e6 }
@@ -133,6 +147,10 @@ enum MetricsReply {
         writer.sample(residentPages() * Int(sysconf(Int32(_SC_PAGESIZE))))
         writer.family("process_open_fds", .gauge, "Open descriptors.")
         writer.sample(openDescriptors())
+        var limit = rlimit()
+        getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+        writer.family("process_max_fds", .gauge, "Most descriptors that may be open.")
+        writer.sample(Int(clamping: limit.rlim_cur))
     }
 
     private static func residentPages() -> Int {

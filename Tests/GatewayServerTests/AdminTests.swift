@@ -1,0 +1,202 @@
+import Crypto
+import Foundation
+import GatewayCore
+import Support
+import Testing
+
+@testable import GatewayServer
+
+/// The admin listener: who may use it, and what it tells of requests that run and that ran.
+@Suite(.timeLimit(.minutes(1)))
+struct AdminTests {
+    private static func object(_ reply: RawReply) throws -> [String: Any] {
+        try #require(try JSONSerialization.jsonObject(with: Data(reply.body.utf8)) as? [String: Any])
+    }
+
+    // MARK: Access
+
+    @Test(arguments: [
+        ("Bearer s3cret", 200), ("bearer s3cret", 200), ("Bearer s3cre", 401), ("Bearer s3cretx", 401),
+        ("Bearer ", 401),
+        ("Basic s3cret", 401), ("s3cret", 401), (nil, 401),
+    ])
+    func whereATokenIsConfiguredNothingIsToldWithoutIt(_ authorization: String?, _ status: Int) async throws {
+        let headers = authorization.map { [("Authorization", $0)] } ?? []
+        try await RunningGateway.run([("a", .ollama, 1)]) {
+            $0.admin.tokenDigest = Array(SHA256.hash(data: Data("s3cret".utf8)))
+        } _: { (gateway: RunningGateway) async throws in
+            for path in ["/admin/status", "/admin/requests", "/admin/running", "/admin/series", "/metrics"] {
+                let reply = try await gateway.admin.request("GET", path, headers: headers)
+                #expect(reply.status == status, "\(path)")
+                if status == 401 { #expect(reply.headers["www-authenticate"] == "Bearer") }
+            }
+            let change = try await gateway.admin.postJSON("/admin/upstreams/a/drain", "{}", headers: headers)
+            #expect(change.status == status)
+            for path in ["/healthz", "/dashboard", "/dashboard.js"] {
+                #expect(try await gateway.admin.request("GET", path, headers: headers).status == 200, "\(path)")
+            }
+        }
+    }
+
+    @Test func aConfiguredOriginMayAsk() async throws {
+        try await RunningGateway.run([]) {
+            $0.admin.allowedOrigins = ["https://ops.example"]
+        } _: { (gateway: RunningGateway) async throws in
+            for (origin, status) in [("https://ops.example", 200), ("https://ops.example.evil", 403), ("null", 403)] {
+                let reply = try await gateway.admin.request("GET", "/admin/status", headers: [("Origin", origin)])
+                #expect(reply.status == status, "\(origin)")
+            }
+        }
+    }
+
+    @Test func repliesForbidFramesScriptsAndStorage() async throws {
+        try await RunningGateway.run([]) { (gateway: RunningGateway) async throws in
+            for path in ["/admin/status", "/admin/nothing", "/dashboard"] {
+                let headers = try await gateway.admin.request("GET", path).headers
+                let policy = try #require(headers["content-security-policy"])
+                #expect(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "\(path)")
+                #expect(headers["x-content-type-options"] == "nosniff", "\(path)")
+                #expect(headers["referrer-policy"] == "no-referrer", "\(path)")
+            }
+        }
+    }
+
+    @Test func nothingIsChangedByAGET() async throws {
+        try await RunningGateway.run([("a", .ollama, 1)]) { (gateway: RunningGateway) async throws in
+            for path in ["/admin/reload", "/admin/upstreams/a/drain", "/admin/running/1/cancel"] {
+                #expect(try await gateway.admin.request("GET", path).status == 405, "\(path)")
+            }
+            #expect(gateway.status("a").mode == .enabled)
+        }
+    }
+
+    // MARK: The past
+
+    @Test func everyRequestIsToldWithItsPlan() async throws {
+        let broken = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await connection.reply("500 No", body: "{}") })
+        let whole = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""b""#) })
+        try await RunningGateway.run([("broken", .ollama, broken.port), ("whole", .ollama, whole.port)]) {
+            (gateway: RunningGateway) async throws in
+            let id = try #require(try await gateway.infer("x").headers["x-request-id"])
+            let all = try Self.object(await gateway.admin.request("GET", "/admin/requests"))
+            let listed = try #require((all["requests"] as? [[String: Any]])?.first)
+            #expect(listed["request_id"] as? String == id || listed["upstream"] as? String == "whole")
+            #expect(listed["plan"] == nil, "a list has no plans")
+            let key = try #require(listed["id"] as? Int)
+            let one = try Self.object(await gateway.admin.request("GET", "/admin/requests/\(key)"))
+            #expect(one["outcome"] as? String == "ok")
+            #expect(
+                (one["attempts"] as? [[String: String]])
+                    == [
+                        ["upstream": "broken", "result": "status_500"], ["upstream": "whole", "result": "ok"],
+                    ])
+            let plan = try #require(one["plan"] as? [String: Any])
+            let attempts = try #require(plan["attempts"] as? [[String: Any]])
+            #expect(attempts.map { $0["upstream"] as? String } == ["broken", "whole"])
+            #expect((one["why"] as? String)?.contains("it ended with status_500") == true)
+        }
+        await broken.close()
+        await whole.close()
+    }
+
+    @Test(arguments: [
+        ("limit=0", "limit must be 1 to 500"), ("limit=x", "limit must be 1 to 500"),
+        ("since=yesterday", "since must be a duration"), ("outcome=bad", "outcome must be one of ok, fallback"),
+        ("errors=1", "errors must be true or false"), ("route=x", "route must be infer or batch"),
+        ("before=-1", "before must be the id of a request"), ("upstraem=a", "upstraem is not known; accepted: limit"),
+    ])
+    func aFilterThatIsNotUnderstoodIsRefused(_ query: String, _ message: String) async throws {
+        try await RunningGateway.run([]) { (gateway: RunningGateway) async throws in
+            let reply = try await gateway.admin.request("GET", "/admin/requests?\(query)")
+            #expect(reply.status == 400)
+            #expect((try Self.object(reply)["error"] as? String)?.hasPrefix(message) == true, "\(reply.body)")
+        }
+    }
+
+    // MARK: The present
+
+    @Test func aRunningRequestIsShownAndCanBeCancelled() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await Scripts.startStream(connection)
+                try await connection.chunk(Scripts.token(#""a b c""#))
+                await connection.untilClosed()
+            })
+        try await RunningGateway.run([("a", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            let client = gateway.client
+            let started = Gate()
+            let answer = Task {
+                try await client.connect { connection in
+                    try await connection.send(
+                        RawClient.text(
+                            "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
+                            body: #"{"prompt":"x","stream":true}"#))
+                    let first = try await connection.read(through: "a b c")
+                    started.open()
+                    return try await first + connection.read(through: "0\r\n\r\n")
+                }
+            }
+            await started.wait()
+            let running = try Self.object(await gateway.admin.request("GET", "/admin/running"))
+            #expect(running["total"] as? Int == 1)
+            let one = try #require((running["running"] as? [[String: Any]])?.first)
+            #expect(one["phase"] as? String == "generating")
+            #expect(one["upstream"] as? String == "a")
+            #expect(one["pieces"] as? Int == 1)
+            let id = try #require(one["id"] as? String)
+            #expect(try await gateway.admin.postJSON("/admin/running/\(id)/cancel", "{}").status == 200)
+            let told = try await answer.value
+            #expect(told.contains("event: error") && told.contains("An operator ended this request"))
+            await upstream.until { $0.closed == $0.opened }
+            #expect(try await gateway.admin.postJSON("/admin/running/\(id)/cancel", "{}").status == 404)
+            let past = try await gateway.admin.request("GET", "/admin/requests?outcome=cancelled")
+            #expect(try Self.object(past)["count"] as? Int == 1)
+        }
+        await upstream.close()
+    }
+
+    @Test func theFeedStartsWithEverythingAndGoesOnWithWhatIsNew() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""b""#) })
+        try await RunningGateway.run([("a", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            _ = try await gateway.infer("before")
+            let admin = gateway.admin
+            let client = gateway.client
+            let (start, tick) = try await admin.connect { connection in
+                try await connection.send(RawClient.text("GET", "/admin/events"))
+                let start = try await connection.read(through: "\n\n")
+                _ = try await client.postJSON("/webllm/api/infer", #"{"prompt":"after"}"#)
+                var tick = ""
+                repeat { tick = try await connection.read(through: "\n\n") } while !tick.contains(#""finished":1"#)
+                return (start, tick)
+            }
+            #expect(start.contains("Content-Type: text/event-stream"))
+            #expect(start.contains("event: start\ndata: {"))
+            for part in ["status", "running", "alerts", "series", "recent"] {
+                #expect(start.contains(#""\#(part)":"#), "\(part)")
+            }
+            #expect(start.contains(#""requests":[0,"#), "a series of the last hour")
+            #expect(tick.contains("event: tick\ndata: {"))
+            #expect(tick.contains(#""point":{"#))
+        }
+        await upstream.close()
+    }
+
+    @Test func alertsSayInWordsWhatIsWrong() async throws {
+        try await RunningGateway.run([("dead", .ollama, 1), ("b", .ollama, 2)]) {
+            (gateway: RunningGateway) async throws in
+            _ = gateway.server.gateway.setMode("b", .disabled)
+            for _ in 0..<10 { _ = try await gateway.infer("x") }
+            let reply = try Self.object(await gateway.admin.request("GET", "/admin/alerts"))
+            let alerts = try #require(reply["alerts"] as? [[String: Any]])
+            let texts = alerts.compactMap { $0["text"] as? String }
+            #expect(
+                texts.contains { $0.hasPrefix("dead has failed") && $0.hasSuffix("it refuses connections") }, "\(texts)"
+            )
+            #expect(texts.contains("b is disabled by an operator"))
+            #expect(alerts.first?["severity"] as? String == "critical", "the worst comes first: \(texts)")
+        }
+    }
+}
