@@ -580,7 +580,7 @@ function makeRunning({ id, request_id: requestID, model, client, route }) {
   const ageCell = element("td", "number age");
   const tokens = element("td", "number tokens");
   const cancel = button("plain", "Cancel", async () => {
-    const text = `It asked for ${model}. Its client gets what came so far and an error.`;
+    const text = `It asked for ${model}. What came so far stays with its client, which then gets an error.`;
     if (await confirmed("Cancel this request?", text, "Cancel it", "danger")) {
       await change(`/admin/running/${encodeURIComponent(id)}/cancel`, "The request is cancelled");
     }
@@ -655,7 +655,7 @@ function drawRows(requests) {
   $("recent").hidden = requests.length === 0;
   $("recent-empty").hidden = requests.length > 0;
   setText($("recent-empty"), recent.asked ? "No request matches." : "No requests yet.");
-  $("older").hidden = recent.asked ? recent.next === null : requests.length < pageRows;
+  $("older").hidden = (recent.asked ? recent.next === null : requests.length >= feed.status.history.rows);
   const models = [...new Set(requests.map(({ model }) => model))].slice(0, 20);
   if (recent.asked === null) {
     show($("models"), models, (model) => model, (model) => ({ node: new Option(model, model), update() {} }));
@@ -693,17 +693,17 @@ function filters() {
   return Object.entries(values).filter(([, value]) => value !== "");
 }
 
-/** Asks for a page of the past; after the shown one, or the newest. */
-async function loadRequests(before) {
+/** Asks for a page of the past: the newest, or the one before a key. */
+async function loadRequests(limit, before) {
   const chosen = filters();
   recent.abort?.abort();
   const abort = recent.abort = new AbortController();
-  const query = new URLSearchParams([...chosen, ["limit", pageRows], ...(before ? [["before", before]] : [])]);
+  const query = new URLSearchParams([...chosen, ["limit", limit], ...(before ? [["before", before]] : [])]);
   $("recent-card").setAttribute("aria-busy", "true");
   try {
     const response = await ask(`/admin/requests?${query}`, { signal: abort.signal });
     const page = await response.json();
-    const shown = before ? recent.asked?.rows ?? recent.latest : [];
+    const shown = before ? recent.asked.rows : [];
     // Of many pages the newest rows make room.
     const rows = [...shown, ...page.requests].slice(-shownRows);
     recent.asked = { rows, title: chosen.length > 0 ? "Filtered" : "Older requests" };
@@ -728,8 +728,10 @@ for (const [outcome, [words]] of Object.entries(outcomes)) {
   $("filters").elements.outcome.add(new Option(words, outcome));
 }
 $("filters").addEventListener("submit", (event) => event.preventDefault());
-$("filters").addEventListener("change", () => (filters().length > 0 ? loadRequests() : showLive()));
-$("older").addEventListener("click", () => loadRequests(recent.next ?? recent.latest.at(-1)?.id));
+$("filters").addEventListener("change", () => (filters().length > 0 ? loadRequests(pageRows) : showLive()));
+// The live list may be a sample: what is asked for first is all that is newest.
+$("older").addEventListener("click", () =>
+  (recent.asked ? loadRequests(pageRows, recent.next) : loadRequests(shownRows)));
 $("recent-live").addEventListener("click", showLive);
 
 // --- One request -------------------------------------------------------------------------------------------------
