@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of the chat page and the dashboard: headless Chromium on the real gateway, with an upstream that the tests script.
+"""Tests of the pages: headless Chromium on the real gateway, with an upstream that the tests script.
 
     Tests/Page/run.py --gateway .build/debug/webllm-gateway [--screenshots DIR] [--only WORD]
 """
