@@ -162,7 +162,9 @@ async function listen() {
     let rest = "";
     for (;;) {
       alive();
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch(() => {
+        throw new Fault(abort.signal.aborted ? "The gateway has fallen silent." : "The connection broke.");
+      });
       if (done) throw new Fault("The gateway ended the connection.");
       const events = (rest + value).split("\n\n");
       rest = events.pop();
@@ -171,9 +173,6 @@ async function listen() {
         receive(name, JSON.parse(data));
       }
     }
-  } catch (error) {
-    if (error instanceof Fault) throw error;
-    throw new Fault(abort.signal.aborted ? "The gateway has fallen silent." : "The connection broke.");
   } finally {
     clearTimeout(watch);
     abort.abort();
@@ -266,13 +265,12 @@ function tick(event, elapsed) {
 
 let frame = 0;
 function drawSoon() {
-  frame ||= requestAnimationFrame(() => {
-    frame = 0;
-    if (feed.status) draw();
-  });
+  frame ||= requestAnimationFrame(draw);
 }
 
 function draw() {
+  frame = 0;
+  if (!feed.status) return;
   drawHead();
   drawAlerts();
   show($("upstreams"), feed.status.upstreams, ({ name }) => name, makeUpstream);
@@ -550,8 +548,9 @@ const recent = {
   abort: null,
 };
 
-/** A list that moves under the pointer or the focus cannot be used. */
-const isHeld = () => $("recent").tBodies[0].matches(":hover, :has(:focus-visible)");
+/** A list that moves under the pointer or the focus cannot be used. On a touch screen the last touch counts as hover. */
+const held = matchMedia("(hover: hover)").matches ? ":hover, :has(:focus-visible)" : ":has(:focus-visible)";
+const isHeld = () => $("recent").tBodies[0].matches(held);
 
 function drawRecent() {
   if (recent.asked === null && !isHeld()) {
@@ -685,21 +684,18 @@ $("request").addEventListener("close", () => {
 
 // --- Light and dark ----------------------------------------------------------------------------------------------
 
-function setTheme(theme) {
-  if (theme) document.documentElement.dataset.theme = theme;
-}
+const root = document.documentElement;
+const chosenTheme = storage.get("localStorage", keys.theme);
+if (chosenTheme) root.dataset.theme = chosenTheme;
 
 $("theme").addEventListener("click", () => {
-  const shown = document.documentElement.dataset.theme
-    ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  const theme = shown === "dark" ? "light" : "dark";
-  setTheme(theme);
-  storage.set("localStorage", keys.theme, theme);
+  const shown = root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  root.dataset.theme = shown === "dark" ? "light" : "dark";
+  storage.set("localStorage", keys.theme, root.dataset.theme);
 });
 
 // --- Start -------------------------------------------------------------------------------------------------------
 
-setTheme(storage.get("localStorage", keys.theme));
 setText($("zone"), `Times are those of ${Intl.DateTimeFormat().resolvedOptions().timeZone}; alerts name UTC.`);
 follow();
 if (requestInHash() !== undefined) showRequest();
