@@ -17,7 +17,7 @@ import venv
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 REQUIREMENT = "playwright==1.65.2"  # drives the installed Chromium; its own browsers are not downloaded
-WHOLE_RUN = 300  # seconds
+WHOLE_RUN = 420  # seconds
 
 
 def arguments():
