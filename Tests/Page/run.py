@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of the chat page and the dashboard: headless Chromium on the real gateway, with an upstream that the tests script.
+"""Tests of the pages: headless Chromium on the real gateway, with an upstream that the tests script.
 
     Tests/Page/run.py --gateway .build/debug/webllm-gateway [--screenshots DIR] [--only WORD]
 """
@@ -17,7 +17,7 @@ import venv
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 REQUIREMENT = "playwright==1.65.2"  # drives the installed Chromium; its own browsers are not downloaded
-WHOLE_RUN = 300  # seconds
+WHOLE_RUN = 420  # seconds
 
 
 def arguments():

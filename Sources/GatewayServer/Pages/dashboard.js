@@ -1,6 +1,9 @@
+import { ChartGroup, drawBars, makeBars, perMinute, stepSeconds } from "./dashboard_charts.js";
 import {
-  ChartGroup, clock, day, drawBars, duration, element, makeBars, number, perMinute, setText, stepSeconds, timeline,
-} from "./dashboard_charts.js";
+  age, button, capital, clock, counted, duration, element, makeState, moment, number, obstacles, orDash, outcomeOf,
+  outcomes, parseTime, plain, setState, setText, show, whole,
+} from "./dashboard_parts.js";
+import { requestDetails } from "./dashboard_request.js";
 
 const $ = (id) => document.getElementById(id);
 const shownRows = 100;
@@ -10,95 +13,7 @@ const longestWait = 15_000; // between two attempts to connect
 const rateSeconds = 5;
 const keys = { theme: "webllm.dashboard.theme", token: "webllm.dashboard.token" };
 
-// --- Words -------------------------------------------------------------------------------------------------------
-
-const outcomes = {
-  ok: ["Answered", "good"],
-  fallback: ["Fallback text", "bad"],
-  upstreams_failed: ["Upstreams failed", "bad"],
-  cut_off: ["Cut off", "bad"],
-  overloaded: ["Overloaded", "warn"],
-  refused: ["Refused", "warn"],
-  client_left: ["Client left", "unknown"],
-  cancelled: ["Cancelled", "unknown"],
-  drained: ["Gateway stopped", "unknown"],
-};
-const phases = {
-  planned: "Planned", queued: "Queued", loading: "Loading model", prompt: "Reading prompt", generating: "Generating",
-};
-const obstacles = {
-  tried: "tried already",
-  not_pinned: "the client asked for another",
-  disabled: "disabled by an operator",
-  draining: "drained by an operator",
-  probed_down: "does not answer its health probes",
-  breaker_open: "its breaker is open",
-  breaker_probing: "its breaker lets one request probe",
-  resting: "rests: it answered 429",
-  full: "all slots taken",
-  slow_start: "starts slowly after its recovery",
-};
-const choices = {
-  best: "it was first by the policy", fail_open: "nothing was available", queued: "a slot came free there",
-};
-const breakers = { closed: "closed", open: "open", half_open: "half-open" };
-const healths = { healthy: ["Healthy", "good"], degraded: ["Degraded", "warn"], unhealthy: ["Unhealthy", "bad"] };
-
-const plain = (label) => label.replaceAll("_", " ");
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const whole = (value) => value.toLocaleString("en");
-const counted = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"}`;
-const orDash = (value, format) => (value === null || value === undefined ? "–" : format(value));
-const outcomeOf = ({ outcome }) => outcomes[outcome] ?? [plain(outcome), "unknown"];
-
-/** Of the gateway's timestamps, which are UTC without saying so. */
-const parseTime = (text) => Date.parse(`${text}Z`);
-const isToday = (time) => day(time) === day(Date.now());
-const moment = (time) => (isToday(time) ? clock(time) : `${day(time)}, ${clock(time)}`);
-
-function age(ms) {
-  return ms < 60_000 ? `${(ms / 1000).toFixed(1)} s` : duration(Math.floor(ms / 1000) * 1000);
-}
-
-// --- Elements: whatever the gateway tells is only ever text -----------------------------------------------------
-
-/** What each parent's children show: by key {node, update}. */
-const children = new WeakMap();
-
-/** Makes a parent's children those of `items`. A node stays with its item, and focus, hover and selection with the node. */
-function show(parent, items, keyOf, make) {
-  const old = children.get(parent) ?? new Map();
-  if (old.size === 0) parent.replaceChildren(); // what stood there before there was data
-  const now = new Map(items.map((item) => [keyOf(item), old.get(keyOf(item)) ?? make(item)]));
-  for (const [key, { node }] of old) if (!now.has(key)) node.remove();
-  let place = parent.firstChild;
-  for (const item of items) {
-    const { node, update } = now.get(keyOf(item));
-    if (node === place) place = place.nextSibling;
-    else parent.insertBefore(node, place);
-    update(item);
-  }
-  children.set(parent, now);
-}
-
-function setState(node, [words, className]) {
-  node.className = `state ${className}`;
-  setText(node.lastElementChild, words);
-}
-
-const makeState = (state) => {
-  const node = element("span", "", element("span", "dot"), element("span"));
-  setState(node, state);
-  return node;
-};
-
-function button(className, label, action) {
-  const made = element("button", className, label);
-  made.type = "button";
-  made.addEventListener("click", action);
-  return made;
-}
-
+/** To those who do not see it. */
 function say(text) { setText($("announcer"), text); }
 
 let toastTimer;
@@ -156,7 +71,7 @@ async function ask(path, options = {}) {
     if (response.ok) return response;
     if (response.status !== 401) {
       const reply = await response.json().catch(() => ({}));
-      throw new Fault(typeof reply.error === "string" ? reply.error : `The gateway answered with status ${response.status}.`);
+      throw new Fault(reply.error ?? `The gateway answered with status ${response.status}.`);
     }
     await askForToken(sent);
   }
@@ -247,7 +162,9 @@ async function listen() {
     let rest = "";
     for (;;) {
       alive();
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch(() => {
+        throw new Fault(abort.signal.aborted ? "The gateway has fallen silent." : "The connection broke.");
+      });
       if (done) throw new Fault("The gateway ended the connection.");
       const events = (rest + value).split("\n\n");
       rest = events.pop();
@@ -256,9 +173,6 @@ async function listen() {
         receive(name, JSON.parse(data));
       }
     }
-  } catch (error) {
-    if (error instanceof Fault) throw error;
-    throw new Fault(abort.signal.aborted ? "The gateway has fallen silent." : "The connection broke.");
   } finally {
     clearTimeout(watch);
     abort.abort();
@@ -351,13 +265,12 @@ function tick(event, elapsed) {
 
 let frame = 0;
 function drawSoon() {
-  frame ||= requestAnimationFrame(() => {
-    frame = 0;
-    if (feed.status) draw();
-  });
+  frame ||= requestAnimationFrame(draw);
 }
 
 function draw() {
+  frame = 0;
+  if (!feed.status) return;
   drawHead();
   drawAlerts();
   show($("upstreams"), feed.status.upstreams, ({ name }) => name, makeUpstream);
@@ -365,6 +278,8 @@ function draw() {
   drawRunning();
   drawRecent();
 }
+
+const healths = { healthy: ["Healthy", "good"], degraded: ["Degraded", "warn"], unhealthy: ["Unhealthy", "bad"] };
 
 function drawHead() {
   const { status } = feed;
@@ -425,19 +340,20 @@ function drawAlerts() {
 const modes = {
   drain: {
     label: "Drain", done: "is draining", className: "",
-    text: ({ in_flight: count }) => `It gets no new requests. ${running(count, "may end by themselves")}`,
+    text: ({ in_flight: count }) => `It gets no new requests. ${runs(count, "may end")}`,
   },
   disable: {
     label: "Disable", done: "is disabled", className: "danger",
     text: ({ in_flight: count }) =>
-      `It gets no new requests and no health probes. ${running(count, "move to another upstream or end with an error")}`,
+      `It gets no new requests and no health probes. ${runs(count, "moves to another upstream or ends with an error")}`,
   },
   enable: { label: "Enable", done: "is enabled", className: "", text: () => "It gets requests again." },
 };
 const actionsOf = { enabled: ["drain", "disable"], draining: ["enable", "disable"], disabled: ["enable"] };
 
-const running = (count, what) =>
-  (count === 0 ? "Nothing runs there now." : `The ${counted(count, "request")} that run there ${what}.`);
+const runs = (count, what) => (count === 0 ? "Nothing runs there now." : `Of ${whole(count)} running there, each ${what}.`);
+
+const breakers = { closed: "closed", open: "open", half_open: "half-open" };
 
 function upstreamState(upstream) {
   if (upstream.mode === "disabled") return ["Disabled", "unknown"];
@@ -474,11 +390,11 @@ function makeUpstream({ name }) {
       if (!await confirmed(`${label} ${name}?`, text(current), label, className)) return;
       await change(`/admin/upstreams/${encodeURIComponent(name)}/${action}`, `${name} ${done}`);
     });
-    made.setAttribute("aria-label", `${label} ${name}`);
+    made.ariaLabel = `${label} ${name}`;
     return { action, made };
   });
   const bar = element("div", "meter", slots);
-  bar.setAttribute("aria-hidden", "true");
+  bar.ariaHidden = "true";
   const node = element(
     "article", "card server", element("div", "top", element("h3", "", name), state), reason,
     element("div", "slots", element("p", "", slotWords, queue), bar),
@@ -563,6 +479,10 @@ function drawSeries() {
 
 // --- Running requests --------------------------------------------------------------------------------------------
 
+const phases = {
+  planned: "Planned", queued: "Queued", loading: "Loading model", prompt: "Reading prompt", generating: "Generating",
+};
+
 const runningKey = ({ id, request_id: requestID }) => `${id} ${requestID}`;
 
 function drawRunning() {
@@ -570,7 +490,8 @@ function drawRunning() {
   show($("running").tBodies[0], requests, runningKey, makeRunning);
   $("running").hidden = requests.length === 0;
   $("running-empty").hidden = requests.length > 0;
-  setText($("running-note"), total > requests.length ? `The oldest ${requests.length} of ${whole(total)}` : total > 0 ? whole(total) : "");
+  const isCut = total > requests.length;
+  setText($("running-note"), isCut ? `The oldest ${requests.length} of ${whole(total)}` : total > 0 ? whole(total) : "");
 }
 
 function makeRunning({ id, request_id: requestID, model, client, route }) {
@@ -580,12 +501,12 @@ function makeRunning({ id, request_id: requestID, model, client, route }) {
   const ageCell = element("td", "number age");
   const tokens = element("td", "number tokens");
   const cancel = button("plain", "Cancel", async () => {
-    const text = `It asked for ${model}. Its client gets what came so far and an error.`;
+    const text = `It asked for ${model}. What came so far stays with its client, which then gets an error.`;
     if (await confirmed("Cancel this request?", text, "Cancel it", "danger")) {
       await change(`/admin/running/${encodeURIComponent(id)}/cancel`, "The request is cancelled");
     }
   });
-  cancel.setAttribute("aria-label", `Cancel the request for ${model}`);
+  cancel.ariaLabel = `Cancel the request for ${model}`;
   const node = element(
     "tr", "", element("td", "phase", element("span", "state", dot, phase)),
     element("td", "model", element("span", "", model), element("small", "", requestID)),
@@ -627,8 +548,9 @@ const recent = {
   abort: null,
 };
 
-/** A list that moves under the pointer or the focus cannot be used. */
-const isHeld = () => $("recent").tBodies[0].matches(":hover, :has(:focus-visible)");
+/** A list that moves under the pointer or the focus cannot be used. On a touch screen the last touch counts as hover. */
+const held = matchMedia("(hover: hover)").matches ? ":hover, :has(:focus-visible)" : ":has(:focus-visible)";
+const isHeld = () => $("recent").tBodies[0].matches(held);
 
 function drawRecent() {
   if (recent.asked === null && !isHeld()) {
@@ -655,7 +577,7 @@ function drawRows(requests) {
   $("recent").hidden = requests.length === 0;
   $("recent-empty").hidden = requests.length > 0;
   setText($("recent-empty"), recent.asked ? "No request matches." : "No requests yet.");
-  $("older").hidden = recent.asked ? recent.next === null : requests.length < pageRows;
+  $("older").hidden = (recent.asked ? recent.next === null : requests.length >= feed.status.history.rows);
   const models = [...new Set(requests.map(({ model }) => model))].slice(0, 20);
   if (recent.asked === null) {
     show($("models"), models, (model) => model, (model) => ({ node: new Option(model, model), update() {} }));
@@ -674,7 +596,7 @@ function makeRow(request) {
   const time = parseTime(request.time);
   const [outcome] = outcomeOf(request);
   const open = button("open", moment(time), () => { location.hash = `request=${request.id}`; });
-  open.setAttribute("aria-label", `${moment(time)}, ${outcome}, details`);
+  open.ariaLabel = `${moment(time)}, ${outcome}, details`;
   const upstream = element("td", "upstream", request.upstream ?? "–");
   if (request.attempts.length > 1) upstream.append(element("small", "", `${request.attempts.length} attempts`));
   const node = element(
@@ -693,17 +615,17 @@ function filters() {
   return Object.entries(values).filter(([, value]) => value !== "");
 }
 
-/** Asks for a page of the past; after the shown one, or the newest. */
-async function loadRequests(before) {
+/** Asks for a page of the past: the newest, or the one before a key. */
+async function loadRequests(limit, before) {
   const chosen = filters();
   recent.abort?.abort();
   const abort = recent.abort = new AbortController();
-  const query = new URLSearchParams([...chosen, ["limit", pageRows], ...(before ? [["before", before]] : [])]);
+  const query = new URLSearchParams([...chosen, ["limit", limit], ...(before ? [["before", before]] : [])]);
   $("recent-card").setAttribute("aria-busy", "true");
   try {
     const response = await ask(`/admin/requests?${query}`, { signal: abort.signal });
     const page = await response.json();
-    const shown = before ? recent.asked?.rows ?? recent.latest : [];
+    const shown = before ? recent.asked.rows : [];
     // Of many pages the newest rows make room.
     const rows = [...shown, ...page.requests].slice(-shownRows);
     recent.asked = { rows, title: chosen.length > 0 ? "Filtered" : "Older requests" };
@@ -728,8 +650,10 @@ for (const [outcome, [words]] of Object.entries(outcomes)) {
   $("filters").elements.outcome.add(new Option(words, outcome));
 }
 $("filters").addEventListener("submit", (event) => event.preventDefault());
-$("filters").addEventListener("change", () => (filters().length > 0 ? loadRequests() : showLive()));
-$("older").addEventListener("click", () => loadRequests(recent.next ?? recent.latest.at(-1)?.id));
+$("filters").addEventListener("change", () => (filters().length > 0 ? loadRequests(pageRows) : showLive()));
+// The live list may be a sample: what is asked for first is all that is newest.
+$("older").addEventListener("click", () =>
+  (recent.asked ? loadRequests(pageRows, recent.next) : loadRequests(shownRows)));
 $("recent-live").addEventListener("click", showLive);
 
 // --- One request -------------------------------------------------------------------------------------------------
@@ -752,69 +676,6 @@ async function showRequest() {
   if (requestInHash() === id) $("request-body").replaceChildren(...shown);
 }
 
-function requestDetails(request) {
-  const time = parseTime(request.time);
-  const block = (title, ...content) => element("section", "", element("h3", "", title), ...content);
-  const parts = [
-    element("p", "id", makeState(outcomeOf(request)), element("code", "", request.request_id)),
-    element("p", "why", request.why),
-  ];
-  if (request.error) parts.push(element("p", "banner bad", request.error));
-  parts.push(block("Timeline", timeline(request)));
-  if (request.plan.attempts.length > 0) {
-    const list = element("ol", "attempts", ...request.plan.attempts.map(attemptDetails));
-    parts.push(block(request.plan.attempts.length > 1 ? "Attempts" : "Attempt", list));
-  }
-  const facts = [
-    ["Ended", `${moment(time)}`], ["Duration", duration(request.duration_ms)], ["Model", request.model],
-    ["Upstream", request.upstream ?? "none"], ["Client", request.client],
-    ["Route", `${request.route}${request.stream ? ", stream" : ""}`], ["Status", `${request.status}`],
-    ["Mode", request.mode], ["Policy", plain(request.plan.policy)], ["Tokens in", orDash(request.tokens_in, whole)],
-    ["Tokens out", whole(request.tokens_out)], ["Tokens/s", orDash(request.tokens_per_second, number)],
-  ];
-  if (request.plan.queue_position) facts.push(["Place in the queue", `${request.plan.queue_position}`]);
-  if (request.plan.exhaustion) facts.push(["Gave up", plain(request.plan.exhaustion)]);
-  parts.push(block("Facts", element("dl", "facts", ...facts.map(([name, value]) =>
-    element("div", "", element("dt", "", name), element("dd", "", value))))));
-  if (request.text !== "") {
-    const text = element("pre", "", request.text);
-    text.tabIndex = 0;
-    parts.push(block("Answer", text));
-    if (request.text_truncated) parts.push(element("p", "soft", "The rest is not shown here."));
-  }
-  return parts;
-}
-
-function attemptDetails(attempt) {
-  const isAnswer = attempt.result === "ok";
-  const timer = attempt.timer ? `, timer ${plain(attempt.timer)}` : "";
-  const state = makeState([isAnswer ? "answered" : plain(attempt.result), isAnswer ? "good" : "bad"]);
-  const words = `after ${duration(attempt.duration_ms)}${timer}; asked because ${choices[attempt.reason] ?? plain(attempt.reason)}`;
-  const node = element("li", "", element("p", "", element("b", "", attempt.upstream), state, element("span", "soft", words)));
-  if (attempt.candidates.length > 0) node.append(candidateTable(attempt));
-  return node;
-}
-
-function candidateTable({ upstream, candidates }) {
-  const head = ["Candidate", "Score", "Model", "Why not"].map((name) => {
-    const cell = element("th", name === "Score" ? "number" : "", name);
-    cell.scope = "col";
-    return cell;
-  });
-  const rows = candidates.map((candidate) => {
-    const isChosen = candidate.upstream === upstream;
-    const state = candidate.model_loaded ? "loaded" : candidate.model_installed === false ? "not installed" : "";
-    const reason = candidate.skipped ? obstacles[candidate.skipped] ?? plain(candidate.skipped) : "";
-    return element(
-      "tr", isChosen ? "chosen" : "", element("td", "", candidate.upstream),
-      element("td", "number", number(candidate.score)),
-      element("td", "", candidate.model ?? "–", ...(state ? [element("small", "", state)] : [])),
-      element("td", "", isChosen ? "chosen" : reason || "not needed"));
-  });
-  return element("div", "scroll", element(
-    "table", "candidates", element("thead", "", element("tr", "", ...head)), element("tbody", "", ...rows)));
-}
-
 addEventListener("hashchange", showRequest);
 $("request-close").addEventListener("click", () => $("request").close());
 $("request").addEventListener("close", () => {
@@ -823,21 +684,18 @@ $("request").addEventListener("close", () => {
 
 // --- Light and dark ----------------------------------------------------------------------------------------------
 
-function setTheme(theme) {
-  if (theme) document.documentElement.dataset.theme = theme;
-}
+const root = document.documentElement;
+const chosenTheme = storage.get("localStorage", keys.theme);
+if (chosenTheme) root.dataset.theme = chosenTheme;
 
 $("theme").addEventListener("click", () => {
-  const shown = document.documentElement.dataset.theme
-    ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-  const theme = shown === "dark" ? "light" : "dark";
-  setTheme(theme);
-  storage.set("localStorage", keys.theme, theme);
+  const shown = root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  root.dataset.theme = shown === "dark" ? "light" : "dark";
+  storage.set("localStorage", keys.theme, root.dataset.theme);
 });
 
 // --- Start -------------------------------------------------------------------------------------------------------
 
-setTheme(storage.get("localStorage", keys.theme));
 setText($("zone"), `Times are those of ${Intl.DateTimeFormat().resolvedOptions().timeZone}; alerts name UTC.`);
 follow();
 if (requestInHash() !== undefined) showRequest();

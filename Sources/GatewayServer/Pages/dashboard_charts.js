@@ -1,52 +1,11 @@
-// Charts of the dashboard: time series with a common cursor, bars in small, and a request's timeline.
+// Charts of the dashboard: time series with a common cursor, and bars in small.
+
+import { clock, element, setText } from "./dashboard_parts.js";
 
 const svgNames = "http://www.w3.org/2000/svg";
 export const stepSeconds = 10;
 const plot = { height: 152, left: 46, right: 8, top: 8, bottom: 22 };
 const bigStep = 30; // points that Page Up and Page Down go: five minutes
-
-// --- Words -------------------------------------------------------------------------------------------------------
-
-const decimals = (value, digits) => value.toLocaleString("en", { maximumFractionDigits: digits });
-
-/** Three significant digits, and thousands with separators. */
-export const number = (value) => decimals(value, value < 10 ? 2 : value < 100 ? 1 : 0);
-
-/** Of milliseconds. */
-export function duration(ms) {
-  if (ms < 999.5) return `${decimals(ms, ms < 10 ? 1 : 0)} ms`;
-  const seconds = ms / 1000;
-  if (seconds < 59.95) return `${decimals(seconds, seconds < 9.95 ? 2 : 1)} s`;
-  const whole = Math.round(seconds);
-  const parts = [[86_400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
-  const first = parts.findIndex(([length]) => whole >= length);
-  return parts.slice(first, first + 2)
-    .map(([length, unit], index) => [Math.floor((index ? whole % parts[first][0] : whole) / length), unit])
-    .filter(([count]) => count > 0)
-    .map(([count, unit]) => `${count} ${unit}`)
-    .join(" ");
-}
-
-const clockFormat = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const dayFormat = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
-
-/** Of milliseconds since 1970, in local time. */
-export const clock = (time) => clockFormat.format(time);
-export const day = (time) => dayFormat.format(time);
-
-// --- Elements ----------------------------------------------------------------------------------------------------
-
-/** Children that are no elements become text, and never anything else. */
-export function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
-}
-
-export function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
 
 function svgElement(tag, attributes = {}) {
   const made = document.createElementNS(svgNames, tag);
@@ -56,28 +15,26 @@ function svgElement(tag, attributes = {}) {
 
 // --- Time series -------------------------------------------------------------------------------------------------
 
-/** Ticks from 0 that are easy to read and reach over `highest`. */
-function scale(highest, isWhole) {
-  const rough = Math.max(highest, isWhole ? 1 : Number.EPSILON) / 3;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  let step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
-  if (isWhole) step = Math.max(1, Math.ceil(step));
-  const count = Math.max(1, Math.ceil(highest / step - 1e-9));
-  return Array.from({ length: count + 1 }, (_, index) => index * step);
+/** Ticks from 0 up to `highest` or a little more, that are easy to read. */
+function scale(highest) {
+  const top = highest || 1;
+  const power = 10 ** Math.floor(Math.log10(top / 3));
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= top / 3);
+  return Array.from({ length: Math.ceil(top / step - 1e-9) + 1 }, (_, index) => index * step);
 }
 
 /** One chart of several lines over the same time. `lines`: name, className, and key of the data. */
 class TimeChart {
-  constructor(figure, group, { lines, format, axis, isWhole, isFilled }) {
-    Object.assign(this, { group, lines, format, axis, isWhole, isFilled });
+  constructor(figure, group, { lines, format, axis, isFilled }) {
+    Object.assign(this, { group, lines, format, axis });
     this.title = figure.querySelector("figcaption").textContent;
     this.values = lines.map((line) => element("b", "", "–"));
     const legend = element("ul", "legend", ...lines.map(({ name, className }, index) =>
       element("li", className, element("i"), `${name} `, this.values[index])));
     this.area = element("div", "plot");
-    for (const [name, value] of Object.entries({ role: "slider", "aria-label": `${this.title}, moment`, "aria-valuemin": 0 })) {
-      this.area.setAttribute(name, value);
-    }
+    this.area.role = "slider";
+    this.area.ariaLabel = `${this.title}, moment`;
+    this.area.ariaValueMin = 0;
     this.area.tabIndex = 0;
     this.svg = svgElement("svg", { "aria-hidden": "true", height: plot.height });
     this.grid = svgElement("g", { class: "grid" });
@@ -133,7 +90,7 @@ class TimeChart {
   draw() {
     if (!this.group.data) return;
     const { width } = this;
-    const ticks = scale(Math.max(0, ...this.lines.flatMap((line) => this.data(line))), this.isWhole);
+    const ticks = scale(Math.max(0, ...this.lines.flatMap((line) => this.data(line))));
     this.top = ticks.at(-1);
     this.svg.setAttribute("width", width);
     this.drawGrid(ticks, width);
@@ -185,9 +142,9 @@ class TimeChart {
     readings.forEach((value, place) => setText(this.values[place], value === null ? "–" : this.format(value)));
     const words = this.lines.map(({ name }, place) =>
       `${name} ${readings[place] === null ? "none" : this.format(readings[place])}`);
-    this.area.setAttribute("aria-valuemax", this.group.count - 1);
-    this.area.setAttribute("aria-valuenow", index);
-    this.area.setAttribute("aria-valuetext", `${clock(this.group.time(index))}: ${words.join(", ")}`);
+    this.area.ariaValueMax = this.group.count - 1;
+    this.area.ariaValueNow = index;
+    this.area.ariaValueText = `${clock(this.group.time(index))}: ${words.join(", ")}`;
     const isPointed = this.group.index !== null;
     this.cursor.setAttribute(
       "d", isPointed ? `M${this.x(index).toFixed(1)} ${plot.top}V${plot.height - plot.bottom}` : "");
@@ -277,66 +234,4 @@ export function perMinute(values, first) {
     if (value !== null) minutes[minute].push(value);
   });
   return minutes.map((known) => known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null);
-}
-
-// --- A request's timeline ----------------------------------------------------------------------------------------
-
-const phases = [
-  ["queued", "Queued"], ["loading", "Loading the model"], ["connect", "Connecting"], ["prompt", "First token"],
-  ["stream", "Streaming"], ["failed", "Without a token"],
-];
-
-/** The phases of a request: rows of {label, segments}, a segment being {phase, start, end} in milliseconds. */
-function timelineRows(request) {
-  const rows = [];
-  const add = (label) => {
-    const segments = [];
-    rows.push({ label, segments });
-    return (phase, start, end) => { if (end > start) segments.push({ phase, start, end }); };
-  };
-  let before = 0;
-  for (const attempt of request.plan.attempts) {
-    const { start_ms: start, duration_ms: length, first_token_ms: firstToken } = attempt;
-    if (request.queue_ms > 0 && start - before > 1) add("queue")("queued", before, start);
-    const segment = add(attempt.upstream);
-    const sent = start + attempt.load_ms;
-    const connected = sent + attempt.connect_ms;
-    const end = start + length;
-    segment("loading", start, sent);
-    segment("connect", sent, Math.min(connected, end));
-    if (firstToken === null) {
-      segment("failed", connected, end);
-    } else {
-      segment("prompt", connected, sent + firstToken);
-      segment("stream", sent + firstToken, end);
-    }
-    before = end;
-  }
-  if (rows.length === 0) add("queue")("queued", 0, request.queue_ms);
-  return rows;
-}
-
-/** Bars over the request's whole duration, and what each phase came to. */
-export function timeline(request) {
-  const rows = timelineRows(request);
-  const whole = Math.max(request.duration_ms, ...rows.flatMap(({ segments }) => segments.map(({ end }) => end)), 0.001);
-  const totals = new Map();
-  const tracks = rows.map(({ label, segments }) => {
-    const track = element("div", "track");
-    for (const { phase, start, end } of segments) {
-      totals.set(phase, (totals.get(phase) ?? 0) + end - start);
-      const bar = element("i", phase);
-      bar.style.left = `${(start / whole) * 100}%`;
-      bar.style.width = `${((end - start) / whole) * 100}%`;
-      track.append(bar);
-    }
-    return element("div", "lane", element("span", "", label), track);
-  });
-  const lanes = element("div", "lanes", ...tracks);
-  lanes.setAttribute("aria-hidden", "true");
-  const scaleLine = element("p", "axis", element("span", "", "0"), element("span", "", duration(whole)));
-  scaleLine.setAttribute("aria-hidden", "true");
-  const sums = phases.filter(([phase]) => totals.has(phase)).map(([phase, name]) =>
-    element("li", phase, element("i"), `${name} `, element("b", "", duration(totals.get(phase)))));
-  return element("div", "timeline", lanes, scaleLine, element("ul", "legend", ...sums));
 }
