@@ -28,7 +28,7 @@ class Gateway:
         self._config = pathlib.Path(config)
         self._sections = {
             "server": f'listen = ["127.0.0.1:{client}"]\n', "admin": f'listen = ["127.0.0.1:{admin}"]\n',
-            "history": 'path = ":memory:"\n', "webllm": 'fallback_message = ""\n', "log": 'level = "error"\naccess = false\n'}
+            "history": 'path = ":memory:"\n', "webllm": 'fallback_message = ""\n', "log": "access = false\n"}
         self._upstream = (f'[[upstream]]\nname = "ollama-1"\nkind = "ollama"\nurl = "http://127.0.0.1:{upstream}"\n'
                           f'model = "m"\nmax_in_flight = {slots}\nmax_queue = 1\n')
         self.write(**sections)

@@ -37,13 +37,13 @@ def enter_venv():
     os.execv(python, [python, *sys.argv])
 
 
-def fuzz(port, choice, options):
+def fuzz(port, choice, options, folder):
     command = [
         VENV / "bin/schemathesis", "--config-file", ROOT / "Tests/OpenAPI/schemathesis.toml", "--no-color", "run",
         DOCUMENT, "--url", f"http://127.0.0.1:{port}", *choice, "--seed", str(options.seed),
         "--max-examples", str(options.examples)]
     done = subprocess.run(
-        command, env=os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(ROOT / "Tests/OpenAPI")},
+        command, cwd=folder, env=os.environ | {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(ROOT / "Tests/OpenAPI")},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=FUZZ_SECONDS, check=False)
     if done.returncode != 0:
         print(done.stdout)
@@ -78,7 +78,7 @@ def main():
             operators = ["--include-path-regex", "^/(admin/|dashboard|healthz|readyz|metrics)"]
             for listener, choice in (("client", client), ("admin", operators)):
                 try:
-                    fuzz(gateway.ports[listener], choice, options)
+                    fuzz(gateway.ports[listener], choice, options, folder)
                     gateway.check_lives()
                     print(f"ok fuzz_the_{listener}_listener", flush=True)
                 except (AssertionError, subprocess.TimeoutExpired) as error:

@@ -46,7 +46,8 @@ function typeOf(schema) {
   if ("const" in whole) return [code(JSON.stringify(whole.const))];
   if (whole.enum) return joined(whole.enum.map((value) => [code(value)]), ", ");
   const types = [whole.type ?? "anything"].flat();
-  const words = joined(types.map((type) => (type === "array" ? ["array of ", ...typeOf(whole.items)] : [type])), " or ");
+  const words = joined(
+    types.map((type) => (type === "array" ? ["array of ", ...typeOf(whole.items)] : [type])), " or ");
   const limits = limitsOf(whole);
   return limits === "" ? words : [...words, " ", element("span", { class: "limit" }, limits)];
 }
@@ -140,8 +141,9 @@ function curl(path, method, operation, body) {
   const query = new URLSearchParams(
     parameters.filter((parameter) => parameter.in === "query").map(({ name, example }) => [name, example])).toString();
   const url = baseOf(operation) + target + (query && `?${query}`);
-  const lines = [`curl ${body?.stream ? "-N " : ""}${method === "get" ? "" : `-X ${method.toUpperCase()} `}${quoted(url)}`];
-  if (body !== undefined) lines.push(`-H 'Content-Type: application/json'`, `-d ${quoted(JSON.stringify(body))}`);
+  const words = ["curl", body?.stream ? "-N" : "", method === "get" ? "" : `-X ${method.toUpperCase()}`, quoted(url)];
+  const lines = [words.filter((word) => word !== "").join(" ")];
+  if (body !== undefined) lines.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(body))}`);
   return lines.join(" \\\n  ");
 }
 
@@ -237,12 +239,16 @@ function render() {
 
 /** Marks in the contents what is being read. */
 function followReading() {
+  const nav = document.querySelector("nav");
   const links = new Map([...$("links").querySelectorAll("a")].map((one) => [one.hash.slice(1), one]));
   const observer = new IntersectionObserver((entries) => {
     const shown = entries.find((entry) => entry.isIntersecting);
     if (!shown) return;
     for (const one of links.values()) one.removeAttribute("aria-current");
-    links.get(shown.target.id)?.setAttribute("aria-current", "true");
+    const current = links.get(shown.target.id);
+    current.setAttribute("aria-current", "true");
+    const isSeen = current.offsetTop > nav.scrollTop && current.offsetTop < nav.scrollTop + nav.clientHeight - 40;
+    if (!isSeen) nav.scrollTop = current.offsetTop - nav.clientHeight / 2;
   }, { rootMargin: "-15% 0px -80% 0px" });
   for (const one of document.querySelectorAll("article")) observer.observe(one);
 }
