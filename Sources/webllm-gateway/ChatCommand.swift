@@ -25,15 +25,12 @@ struct ChatCommand: AsyncParsableCommand {
         let body = try GenerationRequest(prompt: try question(), modelID: options.model, maxTokens: maxTokens).body()
         try await GatewayClient.use(options.gateway) { client in
             var buffer = LineBuffer()
-            var isOver = false
+            var answer = Answer(isJSON: json)
             for try await piece in client.stream(GenerationRequest.path, body) {
-                for line in buffer.add(piece.bytes) { isOver = try show(line) || isOver }
+                for line in buffer.add(piece.bytes) { try answer.show(line) }
             }
-            if !buffer.rest.isEmpty { isOver = try show(buffer.rest[...]) || isOver }
-            guard isOver else {
-                printError("the answer was cut off")
-                throw ExitCode.failure
-            }
+            if !buffer.rest.isEmpty { try answer.show(buffer.rest[...]) }
+            guard answer.isOver else { throw answer.failure("the answer was cut off") }
         }
     }
 
@@ -47,27 +44,42 @@ struct ChatCommand: AsyncParsableCommand {
         }
         return text.trimmingCharacters(in: .newlines)
     }
+}
 
-    /// - Returns: whether the line was the stream's end.
-    private func show(_ bytes: ArraySlice<UInt8>) throws -> Bool {
-        guard let line = GenerationLine(bytes) else {
-            printError("\(options.gateway) does not answer like a webllm-gateway")
-            throw ExitCode.failure
-        }
-        if json { printRaw(bytes) }
-        if let error = line.error {
-            printError(error)
-            throw ExitCode.failure
-        }
-        guard !json else { return line.type == "done" }
-        guard line.type == "done" else {
-            printText((line.text ?? "").printable(keeping: "\n\t"))
-            return false
-        }
+/// What has been printed of an answer.
+private struct Answer {
+    let isJSON: Bool
+    private(set) var isOver = false
+    private var isInLine = false
+
+    init(isJSON: Bool) { self.isJSON = isJSON }
+
+    mutating func show(_ bytes: ArraySlice<UInt8>) throws {
+        guard let line = GenerationLine(bytes) else { throw failure("the answer is not one of a webllm-gateway") }
+        if isJSON { printRaw(bytes) }
+        if let error = line.error { throw failure(error) }
+        isOver = line.type == "done"
+        if !isJSON { isOver ? end(line) : show(line.text ?? "") }
+    }
+
+    private mutating func show(_ text: String) {
+        guard !text.isEmpty else { return }
+        isInLine = true
+        printText(text.printable(keeping: "\n\t"))
+    }
+
+    private func end(_ line: GenerationLine) {
         printLine()
-        if isatty(STDOUT_FILENO) == 1, let tokens = line.tokensGenerated, let time = line.inferenceTimeMs {
-            printLine(Style.faint.paint("\(tokens) tokens in \(Words.milliseconds(time))"))
+        guard isatty(STDOUT_FILENO) == 1, let tokens = line.tokensGenerated, let time = line.inferenceTimeMs else {
+            return
         }
-        return true
+        printLine(Style.faint.paint("\(tokens) tokens in \(Words.milliseconds(time))"))
+    }
+
+    /// Told in a line of its own.
+    func failure(_ message: String) -> ExitCode {
+        if isInLine { printLine() }
+        printError(message)
+        return .failure
     }
 }

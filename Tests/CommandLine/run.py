@@ -140,7 +140,7 @@ class Operating(unittest.TestCase):
         self.assertEqual(complete("chat", "--model"), ["m"])
 
     def test_log_lines_carry_the_journals_priorities(self):
-        lines = gateway.log.read_text().splitlines()
+        lines = gateway.log.read_text().rpartition("\n")[0].splitlines()
         levels = {"<6>": "info", "<4>": "warning", "<3>": "error"}
         for line in lines:
             self.assertEqual(levels[line[:3]], json.loads(line[3:])["level"])
@@ -223,7 +223,7 @@ class Running(unittest.TestCase):
         id = running["running"][0]["id"]
         self.assertEqual(gateway.run("cancel", id)[0], f"{id}: cancelled\n")
         self.assertTrue(generation.left.wait(10), "the upstream still generates")
-        self.assertEqual(client.communicate(timeout=10), ("", "webllm-gateway: An operator ended this request\n"))
+        self.assertEqual(client.communicate(timeout=10), ("\n", "webllm-gateway: An operator ended this request\n"))
         self.assertEqual(client.returncode, 1)
         _, errors = gateway.run("cancel", id, code=1)
         self.assertEqual(errors, f"webllm-gateway: No request with the id {id} runs\n")
@@ -358,6 +358,7 @@ class Bench(unittest.TestCase):
         self.assertRegex(out, r"\nERROR +REQUESTS\nstatus_502 +5\n")
         report, _ = self.bench("--requests", "1", "--prompt", "wait", "--timeout", "300ms", code=1)
         self.assertEqual(report["errors"], {"total_timer": 1})
+        self.assertTrue(gateway.first.waiting.get(timeout=10).left.wait(10), "the upstream still generates")
 
     def test_a_duration_bounds_it(self):
         report, _ = self.bench("--duration", "500ms", "--connections", "2")

@@ -64,7 +64,7 @@ extension AdminRequest {
                     request.model, Words.milliseconds(request.durationMs),
                     request.firstTokenMs.map(Words.milliseconds) ?? "-", "\(request.tokensOut)",
                     request.tokensPerSecond.map { Words.number($0, decimals: 1) } ?? "-",
-                    String((request.error ?? request.text).prefix(50)),
+                    String((request.error ?? request.text).prefix(50)).replacing("\n", with: " "),
                 ], request.success ? .plain : .bad)
         }
         return table
