@@ -14,9 +14,11 @@ import uuid
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "Life"))
 from life import Gateway, Upstream, free_ports, wait_for, write_config  # noqa: E402
 
-# What HistoryStore promises: rows that may wait, and bytes of their texts; seconds that kill -9 may cost.
+# What HistoryStore promises: rows that may wait, and bytes of their texts; bytes of the -wal file before it warns;
+# seconds that kill -9 may cost.
 MAX_PENDING = 20_000
 MAX_PENDING_BYTES = 64 << 20
+MAX_LOG_BYTES = 128 << 20
 LOST_AT_MOST = 1.0
 
 CASES = []

@@ -240,6 +240,13 @@ final class HistoryDatabase: Sendable {
         for suffix in ["-wal", "-shm"] { unlink(path + suffix) }
     }
 
+    /// What is in the WAL file: each checkpoint lets it begin anew, once nobody reads from it.
+    var logBytes: Int {
+        var status = stat()
+        guard let path, stat(path + "-wal", &status) == 0 else { return 0 }
+        return Int(status.st_size)
+    }
+
     /// Whether the file is still the one that was opened.
     var isInPlace: Bool { path == nil || path.flatMap(FileIdentity.init) == identity }
 
