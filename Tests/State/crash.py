@@ -109,7 +109,7 @@ def reader_that_stays(bench):
         subject.infer()
         wait_for(lambda: subject.alerts == [LOG_GROWS], 10, "an alert")
         warning = subject.wait_said("history's WAL file grows: another process reads the database for long")[0]
-        assert warning["level"] == "warning" and warning["bytes"] > MAX_LOG_BYTES, warning
+        assert warning["level"] == "warning" and int(warning["bytes"]) > MAX_LOG_BYTES, warning
         subject.stop()
     subject.start()
     assert subject.check_file() == subject.answered
