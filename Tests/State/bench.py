@@ -190,7 +190,7 @@ class Subject:
         assert status["reason"] == reason, f"degraded because {status['reason']!r}, and not {reason!r}"
         assert self.health == "degraded", f"the history is degraded, and health is {self.health}"
         assert any(f"The history is not written: {reason}" in text for text in self.alerts), self.alerts
-        line = self.wait_said("history cannot be written; requests go on without it")[-1]
+        line = self.wait_said("history cannot be written; requests go on without it")[0]
         assert line["reason"] == reason and line["path"] == str(self.path), line
 
     def wait_written(self, seconds=15):
