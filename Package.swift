@@ -41,6 +41,9 @@ let package = Package(
             ],
             resources: [
                 .embedInCode("Pages/chat.html"), .embedInCode("Pages/chat.css"), .embedInCode("Pages/chat.js"),
+                .embedInCode("Pages/dashboard.html"), .embedInCode("Pages/dashboard.css"),
+                .embedInCode("Pages/dashboard.js"), .embedInCode("Pages/dashboard_charts.js"),
+                .embedInCode("Pages/openapi.json"),
             ],
             swiftSettings: strict
         ),

@@ -23,7 +23,7 @@ struct AdminOptions: ParsableArguments {
         guard let tokenFile else { return Self.defaultToken }
         // A pipe of the shell's is one too.
         guard let file = FileHandle(forReadingAtPath: tokenFile),
-            let text = (try? file.readToEnd()).map({ String(decoding: $0 ?? Data(), as: UTF8.self) })
+            let text = (try? file.readToEnd()).map({ String(decoding: $0, as: UTF8.self) })
         else {
             printError("\(tokenFile) cannot be read")
             throw ExitCode.noPermission

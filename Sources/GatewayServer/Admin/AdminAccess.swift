@@ -37,7 +37,7 @@ enum AdminAccess {
         return refusal
     }()
 
-    /// Pages hold nothing that is not in the source, and load balancers have no token.
+    /// Load balancers have no token.
     private static func isOpen(_ path: Substring) -> Bool {
         path == "/healthz" || path == "/readyz" || DashboardPage.paths.contains(String(path))
     }

@@ -38,9 +38,9 @@ struct Routes: Sendable {
     }
 
     /// By literal path; a path has one route for each of its methods.
-    private let literal: [String: [Route]]
+    let literal: [String: [Route]]
     /// Those that end in `*`.
-    private let prefixed: [Route]
+    let prefixed: [Route]
 
     /// What is asked of a request before its route is looked at.
     typealias Check = @Sendable (RequestHead, Snapshot) -> RequestRefusal?
@@ -48,7 +48,9 @@ struct Routes: Sendable {
     /// Added to replies.
     private let headers: [(name: StaticString, value: String)]
 
-    static let client = Routes(webLLM + ChatPage.routes + AdminReplies.healthRoutes + [MetricsReply.clientRoute]) {
+    static let client = Routes(
+        webLLM + ChatPage.routes + APIDescription.routes + AdminReplies.healthRoutes + [MetricsReply.clientRoute]
+    ) {
         _, _ in nil
     }
     static let admin = Routes(

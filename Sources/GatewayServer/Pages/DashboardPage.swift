@@ -1,5 +1,12 @@
-/// The operators' dashboard, embedded in the binary. It lives on what ``DashboardFeed`` sends.
+/// The operators' dashboard, on the admin listener. It lives on what ``DashboardFeed`` sends.
 enum DashboardPage {
-    static let routes: [Routes.Route] = []
+    static let routes: [Routes.Route] = [
+        StaticPage.redirect(from: "/", to: "/dashboard"),
+        StaticPage.route("/dashboard", .html, PackageResources.dashboard_html),
+        StaticPage.route("/dashboard.css", .css, PackageResources.dashboard_css),
+        StaticPage.route("/dashboard.js", .javaScript, PackageResources.dashboard_js),
+        StaticPage.route("/dashboard_charts.js", .javaScript, PackageResources.dashboard_charts_js),
+    ]
+    /// Pages hold nothing that is not in the source: they are served without a token.
     static let paths: Set<String> = Set(routes.map(\.path))
 }
