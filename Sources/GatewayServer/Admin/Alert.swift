@@ -30,7 +30,7 @@ struct Alert: Sendable, Equatable {
             if history.dropped > 0 { text += "; \(history.dropped) requests are lost to it" }
             alerts.append(Alert(severity: .warning, text: text))
         }
-        if history.isLogLong {
+        if history.isLogHeld {
             alerts.append(
                 Alert(
                     severity: .warning,
