@@ -43,6 +43,8 @@ let package = Package(
                 .embedInCode("Pages/chat.html"), .embedInCode("Pages/chat.css"), .embedInCode("Pages/chat.js"),
                 .embedInCode("Pages/dashboard.html"), .embedInCode("Pages/dashboard.css"),
                 .embedInCode("Pages/dashboard.js"), .embedInCode("Pages/dashboard_charts.js"),
+                .embedInCode("Pages/dashboard_parts.js"), .embedInCode("Pages/dashboard_request.js"),
+                .embedInCode("Pages/docs.html"), .embedInCode("Pages/docs.css"), .embedInCode("Pages/docs.js"),
                 .embedInCode("Pages/openapi.json"),
             ],
             swiftSettings: strict

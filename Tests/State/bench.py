@@ -14,9 +14,11 @@ import uuid
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "Life"))
 from life import Gateway, Upstream, free_ports, wait_for, write_config  # noqa: E402
 
-# What HistoryStore promises: rows that may wait, and bytes of their texts; seconds that kill -9 may cost.
+# What HistoryStore promises: rows that may wait, and bytes of their texts; bytes of the -wal file before it warns;
+# seconds that kill -9 may cost.
 MAX_PENDING = 20_000
 MAX_PENDING_BYTES = 64 << 20
+MAX_LOG_BYTES = 128 << 20
 LOST_AT_MOST = 1.0
 
 CASES = []
@@ -188,7 +190,7 @@ class Subject:
         assert status["reason"] == reason, f"degraded because {status['reason']!r}, and not {reason!r}"
         assert self.health == "degraded", f"the history is degraded, and health is {self.health}"
         assert any(f"The history is not written: {reason}" in text for text in self.alerts), self.alerts
-        line = self.wait_said("history cannot be written; requests go on without it")[-1]
+        line = self.wait_said("history cannot be written; requests go on without it")[0]
         assert line["reason"] == reason and line["path"] == str(self.path), line
 
     def wait_written(self, seconds=15):

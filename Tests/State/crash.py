@@ -3,13 +3,16 @@ import asyncio
 import contextlib
 import random
 import re
+import sqlite3
+import statistics
 import time
 
-from bench import LOST_AT_MOST, case
+from bench import LOST_AT_MOST, MAX_LOG_BYTES, case, wait_for
 from life import Cut, infer_request, read_reply
 
 REQUEST_ID = re.compile(r'"request_id":"([0-9a-f-]{36})"')
 CLIENTS = 8
+LOG_GROWS = "The history's WAL file grows: another process has been reading the database for long"
 
 
 async def client(subject, answered, stream):
@@ -53,12 +56,12 @@ def check_totals(subject):
 def kill_in_a_write_storm(bench):
     randoms = random.Random(bench.seed)
     subject = bench.subject()
-    slowest_start = subject.start()
+    starts = [subject.start()]
     before, promised, oldest_lost = set(), 0, 0.0
     for number in range(bench.kills):
         try:
-            answered, killed = asyncio.run(storm(subject, randoms.uniform(0.2, 1.6), subject.kill))
-            slowest_start = max(slowest_start, subject.start())
+            answered, killed = asyncio.run(storm(subject, randoms.uniform(0.2, 1.4), subject.kill))
+            starts.append(subject.start())
             ids = subject.check_file()
             check_totals(subject)
             assert before <= ids, f"{len(before - ids)} rows are gone that were there before"
@@ -70,9 +73,10 @@ def kill_in_a_write_storm(bench):
             raise AssertionError(f"--seed {bench.seed}, kill {number + 1}: {error}") from error
         before = ids
     assert promised > 0, "nothing was answered early enough to tell"
-    assert slowest_start < 1, f"a start took {slowest_start:.2f} s"
+    start = statistics.median(starts)
+    assert start < 1, f"a start takes {start:.2f} s"
     return (f"seed {bench.seed}: {bench.kills} kills, {len(before)} rows, the oldest lost was answered "
-            f"{oldest_lost * 1000:.0f} ms before; slowest start {slowest_start * 1000:.0f} ms")
+            f"{oldest_lost * 1000:.0f} ms before; a start takes {start * 1000:.0f} ms")
 
 
 @case("S05 S16 SIGTERM writes all and leaves no WAL")
@@ -91,7 +95,7 @@ def drain(bench):
 
 @case("S05 a reader that stays")
 def reader_that_stays(bench):
-    """It holds back checkpoints, but neither writes nor the end; the next start finds everything."""
+    """It holds back checkpoints, which is told; but neither writes nor the end, and nothing is lost."""
     subject = bench.subject()
     subject.start()
     subject.infer()
@@ -99,10 +103,15 @@ def reader_that_stays(bench):
     with subject.database() as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM request").fetchone()
-        for _ in range(100):
-            subject.infer("x" * 100_000)
+        subject.infer()
         subject.wait_written()
-        while_read = subject.sidecars["-wal"]
+        with contextlib.closing(sqlite3.connect(subject.path)) as other:  # what days of requests would do
+            other.execute("CREATE TABLE filler AS SELECT zeroblob(?)", (MAX_LOG_BYTES,))
+            other.execute("DROP TABLE filler")
+        subject.infer()
+        wait_for(lambda: subject.alerts == [LOG_GROWS], 10, "an alert")
+        warning = subject.wait_said("history's WAL file grows: another process reads the database for long")[0]
+        assert warning["level"] == "warning" and int(warning["bytes"]) > MAX_LOG_BYTES, warning
         subject.stop()
     subject.start()
     assert subject.check_file() == subject.answered
@@ -110,4 +119,3 @@ def reader_that_stays(bench):
     subject.wait_written()
     subject.stop()
     assert subject.sidecars.get("-wal", 0) == 0, f"beside the file: {subject.sidecars}"
-    return f"-wal of {while_read >> 20} MiB while it was read"

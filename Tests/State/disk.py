@@ -89,7 +89,8 @@ def disk_full(bench):
     dropped = overflow(subject)
     subject.free()
     subject.wait_written()
-    assert subject.wait_said("history is written again")[-1]["dropped"] == dropped, "the log has another number"
+    said = subject.wait_said("history is written again")[-1]
+    assert int(said["dropped"]) == dropped, f"{dropped} are dropped, and the log says {said}"
     subject.infer()
     subject.wait_written()
     assert_counted(subject)
@@ -196,7 +197,8 @@ def locked_at_the_end(bench):
     with exclusive(subject):
         subject.infer()
         subject.stop()
-    assert subject.wait_said("history ends before all is written")[0]["lost"] == 1, "another number is told"
+    said = subject.wait_said("history ends before all is written")[0]
+    assert int(said["lost"]) == 1, f"the log says {said}"
 
 
 @contextlib.contextmanager
@@ -258,7 +260,8 @@ def deleted(bench):
     subject.infer()
     subject.wait_written()
     assert subject.check_file() == subject.answered
-    assert subject.wait_said("history file was deleted or replaced: opened again")[0]["lost"] == lost
+    said = subject.wait_said("history file was deleted or replaced: opened again")[0]
+    assert int(said["lost"]) == lost, f"{lost} are lost, and the log says {said}"
     assert subject.status["dropped"] == subject.samples["dropped_total"] == lost, subject.status
 
 

@@ -30,6 +30,12 @@ struct Alert: Sendable, Equatable {
             if history.dropped > 0 { text += "; \(history.dropped) requests are lost to it" }
             alerts.append(Alert(severity: .warning, text: text))
         }
+        if history.isLogHeld {
+            alerts.append(
+                Alert(
+                    severity: .warning,
+                    text: "The history's WAL file grows: another process has been reading the database for long"))
+        }
         if gateway.droppedLogLines > 0 {
             alerts.append(
                 Alert(

@@ -127,7 +127,10 @@ final class HistoryDatabase: Sendable {
     // MARK: Writing
 
     /// Writes rows and adds to the totals, all or nothing.
-    func write(_ requests: [StoredRequest], adding totals: RequestTotals) throws {
+    /// - Returns: what the totals have come to.
+    func write(
+        _ requests: [StoredRequest], adding totals: RequestTotals
+    ) throws -> (totals: RequestTotals, rows: Int) {
         try connections.write { db in
             let insert = try db.cachedStatement(sql: Self.insertSQL)
             for request in requests {
@@ -151,6 +154,7 @@ final class HistoryDatabase: Sendable {
                     requests.count, totals.inferences, totals.tokens, totals.time.nanoseconds / 1000, totals.clientSide,
                     totals.serverSide,
                 ])
+            return try Self.fetchTotals(db)
         }
     }
 
@@ -240,22 +244,34 @@ final class HistoryDatabase: Sendable {
         for suffix in ["-wal", "-shm"] { unlink(path + suffix) }
     }
 
+    /// Bytes of the WAL file where it is larger than `limit` and cannot be emptied, as somebody reads from it; else nil.
+    func heldLog(over limit: Int) -> Int? {
+        var status = stat()
+        guard let path, stat(path + "-wal", &status) == 0, status.st_size > limit,
+            let log = try? connections.writeWithoutTransaction({ db in try db.checkpoint(.passive) }),
+            log.checkpointedFrameCount < log.walFrameCount
+        else { return nil }
+        return Int(status.st_size)
+    }
+
     /// Whether the file is still the one that was opened.
     var isInPlace: Bool { path == nil || path.flatMap(FileIdentity.init) == identity }
 
     // MARK: Reading
 
     func totals() throws -> (totals: RequestTotals, rows: Int) {
-        try connections.read { db in
-            guard let row = try Row.fetchOne(db, sql: "SELECT * FROM total") else { return (RequestTotals(), 0) }
-            var totals = RequestTotals()
-            totals.inferences = row["inferences"]
-            totals.tokens = row["tokens"]
-            totals.time = .microseconds(row["time"] as Int64)
-            totals.clientSide = row["client_side"]
-            totals.serverSide = row["server_side"]
-            return (totals, row["rows"])
-        }
+        try connections.read { db in try Self.fetchTotals(db) }
+    }
+
+    private static func fetchTotals(_ db: Database) throws -> (totals: RequestTotals, rows: Int) {
+        guard let row = try Row.fetchOne(db, sql: "SELECT * FROM total") else { return (RequestTotals(), 0) }
+        var totals = RequestTotals()
+        totals.inferences = row["inferences"]
+        totals.tokens = row["tokens"]
+        totals.time = .microseconds(row["time"] as Int64)
+        totals.clientSide = row["client_side"]
+        totals.serverSide = row["server_side"]
+        return (totals, row["rows"])
     }
 
     /// Newest first.

@@ -22,6 +22,8 @@ final class HistoryStore: Sendable {
         var pending: Int
         /// Rows that were lost, since the start.
         var dropped: Int
+        /// Another process reads the database for so long that its WAL file cannot be emptied, and grows.
+        var isLogHeld = false
     }
 
     private struct State {
@@ -42,6 +44,7 @@ final class HistoryStore: Sendable {
         var clears = 0
         /// While there is one, a write is scheduled or under way.
         var problem: String?
+        var isLogHeld = false
         var finished = 0
         var isClosed = false
     }
@@ -59,6 +62,8 @@ final class HistoryStore: Sendable {
     /// Rows and bytes of text that may wait to be written, those of a write under way included.
     static let maxPending = 20_000
     static let maxPendingBytes = 64 << 20
+    /// Twice what SQLite keeps of the log after it was moved to the database.
+    private static let maxLogBytes = 128 << 20
     private static let writeInterval = DispatchTimeInterval.milliseconds(200)
     private static let retryInterval = DispatchTimeInterval.seconds(1)
     /// Soon, so that a gateway which is restarted often sweeps too.
@@ -158,7 +163,8 @@ final class HistoryStore: Sendable {
         return state.withLock { state in
             Status(
                 state: state.problem == nil ? .ok : .degraded, reason: state.problem,
-                rows: Self.rows(state), pending: state.pending.count + state.inFlight.rows, dropped: state.dropped)
+                rows: Self.rows(state), pending: state.pending.count + state.inFlight.rows, dropped: state.dropped,
+                isLogHeld: state.isLogHeld)
         }
     }
 
@@ -290,8 +296,8 @@ final class HistoryStore: Sendable {
             if database.withLock({ $0?.isInPlace }) != true { try reopen() }
             guard let database = database.withLock({ $0 }) else { return }
             if mustClear { try database.clear() }
-            try database.write(batch, adding: totals)
-            noteWritten(try database.totals(), clears)
+            noteWritten(try database.write(batch, adding: totals), clears)
+            note(heldLog: database.heldLog(over: Self.maxLogBytes))
         } catch {
             if (error as? DatabaseError)?.isDamage == true { try? reopen(isDamaged: true) }
             putBack(batch, totals, clears)
@@ -345,10 +351,21 @@ final class HistoryStore: Sendable {
             metadata: ["path": .string(configuration.path ?? ":memory:"), "reason": .string(reason)])
     }
 
-    private func noteWritten(_ read: (totals: RequestTotals, rows: Int), _ clears: Int) {
+    private func note(heldLog bytes: Int?) {
+        let wasHeld = state.withLock { state in
+            defer { state.isLogHeld = bytes != nil }
+            return state.isLogHeld
+        }
+        guard let bytes, !wasHeld else { return }
+        logger.warning(
+            "history's WAL file grows: another process reads the database for long",
+            metadata: ["path": .string(configuration.path ?? ""), "bytes": .stringConvertible(bytes)])
+    }
+
+    private func noteWritten(_ written: (totals: RequestTotals, rows: Int), _ clears: Int) {
         let (wasBroken, dropped, hasMore) = state.withLock { state in
             if state.clears == clears {
-                state.written = (read.rows, read.totals)
+                state.written = (written.rows, written.totals)
                 state.inFlight = (0, 0, RequestTotals())
                 state.mustClear = false
             }
