@@ -95,7 +95,7 @@ struct AdminTests {
             let plan = try #require(one["plan"] as? [String: Any])
             let attempts = try #require(plan["attempts"] as? [[String: Any]])
             #expect(attempts.map { $0["upstream"] as? String } == ["broken", "whole"])
-            #expect((one["why"] as? String)?.contains("it ended with status_500") == true)
+            #expect((one["why"] as? String)?.contains("it answered with status 500") == true)
         }
         await broken.close()
         await whole.close()
@@ -181,7 +181,7 @@ struct AdminTests {
             }
             #expect(start.contains(#""requests":[0,"#), "a series of the last hour")
             #expect(tick.contains("event: tick\ndata: {"))
-            #expect(tick.contains(#""point":{"#))
+            #expect(tick.contains(#""points":[{"requests":"#))
         }
         await upstream.close()
     }
