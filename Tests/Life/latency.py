@@ -176,7 +176,8 @@ async def before_the_request(arguments, folder, upstream, slots, field):
     log, config = f"{folder}/log-{field}", f"{folder}/{field}.conf"
     upstream_port = upstream if isinstance(upstream, int) else upstream.port
     pathlib.Path(config).write_text(
-        f'[server]\nlisten = ["127.0.0.1:{port}"]\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n[[upstream]]\nname = "u"\n'
+        f'[server]\nlisten = ["127.0.0.1:{port}"]\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
+        f'[history]\npath = "{folder}/{field}.sqlite"\n[[upstream]]\nname = "u"\n'
         f'kind = "ollama"\nurl = "http://127.0.0.1:{upstream_port}"\nmodel = "m"\nmax_in_flight = {slots}\n'
         'timeouts = { connect = "60s" }\nqueue_timeout = "60s"\nhealth = { interval = "1h" }\n')
     gateway = Gateway(arguments.gateway, config, log)

@@ -70,8 +70,12 @@ class Gateway:
         return code
 
 
-def write_config(path, port, admin, upstreams, extra=""):
-    text = f'[server]\nlisten = ["127.0.0.1:{port}"]\n{extra}\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
+def write_config(path, port, admin, upstreams, extra="", history=None):
+    """`extra` is more of [server], and further tables; `history` is the text of [history]: by default it lies beside the
+    configuration."""
+    history = history or f'path = "{pathlib.Path(path).parent}/history.sqlite"'
+    text = (f'[server]\nlisten = ["127.0.0.1:{port}"]\n{extra}\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
+            f'[history]\n{history}\n')
     for index, upstream in enumerate(upstreams):
         text += (f'[[upstream]]\nname = "u{index}"\nkind = "ollama"\nurl = "http://127.0.0.1:{upstream.port}"\n'
                  'model = "m"\nmax_in_flight = 200\nmax_queue = 1000\n'
