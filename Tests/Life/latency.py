@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from life import Gateway, free_ports, infer_request, read_reply, wait_for, write_config
+from life import EACH, Gateway, free_ports, infer_request, read_reply, wait_for, write_config
 
 
 def milliseconds(times):
@@ -209,10 +209,9 @@ async def main():
         first, second = Upstream(one), Upstream(two)
         await first.start()
         await second.start()
-        write_config(config, port, 0, [first, second])
         # The breaker would leave the dying one alone.
-        text = pathlib.Path(config).read_text().replace('open = "1s"', 'failures = 1000, min_requests = 100000, open = "1s"')
-        pathlib.Path(config).write_text("[routing]\nretry_minimum = 10000\n" + text)
+        write_config(config, port, 0, [first, second], "[routing]\nretry_minimum = 10000", each=EACH.replace(
+            'open = "1s"', 'failures = 1000, min_requests = 100000, open = "1s"', 1))
         gateway = Gateway(arguments.gateway, config, log)
         try:
             wait = lambda: '"listening"' in pathlib.Path(log).read_text()
