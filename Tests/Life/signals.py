@@ -279,6 +279,74 @@ async def _(bench):
     assert (await scene.ask()).status == 200, "the one that has the address is disturbed"
 
 
+# Reloads
+
+SPOILED = {
+    "syntax error": ("[server\n", "gateway.conf:1:"),
+    "unknown key": ('[server]\nmax_bdy = "1MiB"\n', "server.max_bdy: unknown key"),
+    "upstream that is there twice": ('[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\n' * 2, "XX"),
+    "empty file": ("", "upstream: missing"),
+    "file that is half written": ('[[upstream]]\nname = "u"\nkind = "oll', "gateway.conf:3:"),
+    "missing file": (None, "no such file"),
+}
+
+
+@case("S08 a reload that is refused: the old configuration stays, and the reason is told")
+async def _(bench):
+    scene = await bench.scene(Model())
+    good = scene.config.read_text()
+
+    async def check_refused(name, reason, times):
+        said = "configuration not reloaded; the old one stays"
+        await until(lambda: len(scene.said(said)) == times, f"{name}: a line in the log")
+        assert reason in scene.said(said)[-1]["reason"], f"{name}: {scene.said(said)[-1]}"
+        assert await scene.sample('webllm_gateway_reloads_total{result="refused"}') == times, name
+        assert (await scene.ask()).json["text"] == "x-0 x-1 x-2", name
+
+    for times, (name, (text, reason)) in enumerate(SPOILED.items(), 1):
+        if text is None:
+            scene.config.unlink()
+        else:
+            scene.config.write_text(text)
+        reply = await scene.operator("POST", "/admin/reload")
+        assert reply.status == 409 and reason in reply.json["reason"], f"{name}: {reply.status} {reply.body}"
+        await check_refused(name, reason, times)
+    scene.signal(signal.SIGHUP)
+    await check_refused(f"{name}, by SIGHUP", reason, times + 1)
+    scene.config.write_text(good)
+    assert (await scene.operator("POST", "/admin/reload")).status == 200
+    assert await scene.sample('webllm_gateway_reloads_total{result="ok"}') == 1
+
+
+@case("S09 streams that run through reloads are as they are without")
+async def _(bench):
+    steps = Steps()
+    scene = await bench.scene(Model(steps))
+    prompts = [f"s{number}" for number in range(20)]
+
+    async def run(between):
+        await steps.allow(1)
+        streams = scene.begin(*prompts)
+        await until(lambda: len(scene.models[0].running) == 20, "20 streams run")
+        for pieces in range(2, 11):
+            await between(pieces)
+            await steps.allow(pieces)
+        # What differs from one request to the next: its id, times and clock.
+        varying = r'"(request_id|timestamp)":"[^"]*"|"inference_time_ms":[\d.]+'
+        return [re.sub(varying, "", reply.body) for reply in await asyncio.gather(*streams)]
+
+    async def reload(pieces):
+        scene.configure(f'[webllm]\nsystem_prompt = "reload {pieces}"')
+        assert (await scene.operator("POST", "/admin/reload")).status == 200
+
+    async def nothing(_):
+        pass
+
+    undisturbed = await run(nothing)
+    assert undisturbed[0].count("event: token") == 10 and "event: done" in undisturbed[0], undisturbed[0]
+    assert await run(reload) == undisturbed
+
+
 # Logs
 
 async def flood(scene, count):
