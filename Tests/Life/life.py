@@ -32,6 +32,8 @@ def free_ports(count):
 
 
 class Upstream:
+    kind = "ollama"
+
     def __init__(self, port, pieces=3, pause=0.0):
         self.port, self.arguments = port, [str(pieces), str(pause)]
         self.start()
@@ -90,8 +92,8 @@ def write_config(path, port, admin, upstreams, extra="", history=None, each=EACH
     text = (f'[server]\nlisten = ["127.0.0.1:{port}"]\n{extra}\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
             f'[history]\n{history}\n')
     for index, upstream in enumerate(upstreams):
-        text += (f'[[upstream]]\nname = "u{index}"\nkind = "ollama"\nurl = "http://127.0.0.1:{upstream.port}"\n'
-                 f'model = "m"\n{each}')
+        text += (f'[[upstream]]\nname = "u{index}"\nkind = "{upstream.kind}"\n'
+                 f'url = "http://127.0.0.1:{upstream.port}"\nmodel = "m"\n{each}')
     written = path.with_suffix(".new")
     written.write_text(text)
     written.replace(path)

@@ -75,11 +75,12 @@ async def whole(generation):
 
 
 class Model:
-    """An Ollama look-alike in this process. `answer` is given each Generation; where its client leaves, it is
-    cancelled."""
+    """An Ollama look-alike in this process, or a /query/ backend. `answer` is given each Generation; where its client
+    leaves, it is cancelled."""
 
-    def __init__(self, answer=whole):
-        self.answer = answer
+    def __init__(self, answer=whole, kind="ollama"):
+        self.answer, self.kind = answer, kind
+        self._server, self._fillers = None, []
         self.running, self.connections = set(), set()
         self.answered = self.most_connections = 0
         # Keeps the port while the model is down.
@@ -92,15 +93,27 @@ class Model:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024, reuse_port=True)
 
     def stop(self):
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         for writer in list(self.connections):
             writer.transport.abort()
 
+    def fall_silent(self):
+        """From now on no handshake with it is completed: its queue is full, so that the kernel drops what else comes."""
+        self.stop()
+        self._holder.listen(0)
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+            self._fillers.append(filler)
+
     def close(self):
         self.stop()
-        self._holder.close()
+        for one in [self._holder, *self._fillers]:
+            one.close()
 
-    async def probe(self, writer):
+    async def probe(self, reader, writer):
         body = b'{"version":"1","models":[{"name":"m:latest"}]}'
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         await writer.drain()
@@ -113,9 +126,11 @@ class Model:
                 length = re.search(rb"content-length: (\d+)", head)
                 body = await reader.readexactly(int(length[1]) if length else 0)
                 if head.startswith(b"get"):
-                    await self.probe(writer)
+                    await self.probe(reader, writer)
                 else:
-                    await self._generate(json.loads(body)["messages"][-1]["content"], reader, writer)
+                    asked = json.loads(body)
+                    prompt = asked["query"] if self.kind == "query" else asked["messages"][-1]["content"]
+                    await self._generate(prompt, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -317,7 +332,7 @@ class Scene:
         left |= self.descriptors() - self.base
         to_models = self._sockets_to_models()
         pooled = sum(one in to_models for one in self._open())
-        left["connections to models"] = max(0, pooled - sum(model.most_connections for model in self.models))
+        left["connections to models"] = max(0, pooled - sum(1 + model.most_connections for model in self.models))
         return {name: count for name, count in left.items() if count}
 
     async def check_nothing_is_left(self):

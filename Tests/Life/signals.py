@@ -284,7 +284,7 @@ async def _(bench):
 SPOILED = {
     "syntax error": ("[server\n", "gateway.conf:1:"),
     "unknown key": ('[server]\nmax_bdy = "1MiB"\n', "server.max_bdy: unknown key"),
-    "upstream that is there twice": ('[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\n' * 2, "XX"),
+    "upstream that is there twice": ('[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\n' * 2, "upstream[1].name: "),
     "empty file": ("", "upstream: missing"),
     "file that is half written": ('[[upstream]]\nname = "u"\nkind = "oll', "gateway.conf:3:"),
     "missing file": (None, "no such file"),

@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""Upstreams and clients that misbehave, seen through the whole gateway.
+
+    Tests/Life/faults.py --gateway .build/debug/webllm-gateway [--only WORD] [--quick]
+"""
+import asyncio
+import json
+import sys
+import time
+
+from life import EACH, infer_request, read_reply
+from scene import PATIENT, Model, case, reset, run_cases, until, whole
+
+# Neither breaker nor probes take an upstream away, so that each request meets it.
+UNSEEN = PATIENT.replace('open = "1s"', 'failures = 1000, min_requests = 100000, open = "1s"').replace(
+    'interval = "500ms"', 'interval = "1h"')
+RETRIES = "[routing]\nretry_minimum = 10000"
+NO_EXCUSE = '[webllm]\nfallback_message = ""'
+
+
+# Upstreams
+
+@case("U02 a handshake that is never completed: the connect timer, then the next upstream")
+async def _(bench):
+    scene = await bench.scene(Model(), Model(), each=UNSEEN.replace('connect = "1s"', 'connect = "500ms"'), server=RETRIES)
+    scene.models[0].fall_silent()
+    started = time.monotonic()
+    reply = await scene.ask()
+    took = time.monotonic() - started
+    assert reply.status == 200 and "x-gateway-upstream: u1\r\nx-gateway-attempts: 2" in reply.head, reply.head
+    assert 0.5 <= took < 0.5 + bench.patience, f"the timer of 0.5 s took {took:.2f} s"
+    await until(lambda: scene.said("attempt failed"), "a line for the attempt")
+    assert scene.said("attempt failed")[0]["failure"] == "connect_timer", scene.said("attempt failed")
+
+
+@case("U02 a client that leaves during the handshake frees its slot at once")
+async def _(bench):
+    scene = await bench.scene(Model(), each=UNSEEN.replace('connect = "1s"', 'connect = "1m"'))
+    scene.models[0].fall_silent()
+    _, writer = await scene.connect()
+    scene.asked += 1
+    writer.write(infer_request("x"))
+    while (await scene.status())["upstreams"][0]["in_flight"] == 0:
+        pass
+    reset(writer)
+    left = time.monotonic()
+    while (status := await scene.status())["upstreams"][0]["in_flight"] or status["transfers"]:
+        assert time.monotonic() - left < 0.5 * bench.patience, "the slot of a client that left is still taken"
+
+
+@case("U05 an upstream that resets: before the head, before a token, in the middle")
+async def _(bench):
+    seen = asyncio.Event()
+
+    async def resets(generation):
+        if generation.prompt == "base":
+            return await whole(generation)
+        if generation.prompt != "at once":
+            await generation.begin()
+        if generation.prompt == "in the middle":
+            await generation.piece("one ")
+            await seen.wait()
+        reset(generation.writer)
+
+    scene = await bench.scene(Model(resets), Model(), each=UNSEEN, server=RETRIES)
+    for _ in range(5 if bench.quick else 20):
+        for prompt in ["at once", "after the head"]:
+            for stream in [True, False]:
+                reply = await scene.ask(prompt, stream)
+                assert reply.end in ("done", 200) and f"{prompt}-2" in reply.body, reply.body
+                assert "x-gateway-attempts: 2" in reply.head, reply.head
+        seen.clear()
+        reader, writer = await scene.connect()
+        scene.asked += 1
+        writer.write(infer_request("in the middle", stream=True))
+        head = await reader.readuntil(b"\r\n\r\n")
+        first = await reader.readuntil(b'{"text":"one "}\n\n\r\n')
+        seen.set()
+        rest = await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.close()
+        assert b"event: error" in rest and b"event: done" not in rest, head + first + rest
+
+
+@case("U12 tokens without end: cut off at 16 MiB")
+async def _(bench):
+    async def endless(generation):
+        if generation.prompt == "base":
+            return await whole(generation)
+        while True:
+            await generation.piece("x" * 32768)
+
+    scene = await bench.scene(Model(endless), server=NO_EXCUSE)
+    reply = await scene.ask(stream=True)
+    assert reply.end == "error" and 15 << 20 < len(reply.text) <= 16 << 20, f"{reply.end}, {len(reply.text)} bytes"
+    reply = await scene.ask()
+    assert reply.status == 502, reply.status
+    assert (await scene.status())["limits"]["reply"] == 2
+
+
+@case("U49 a body of 1 GiB from a /query/ backend: 502 at 8 MiB")
+async def _(bench):
+    sent = 0
+
+    async def huge(generation):
+        nonlocal sent
+        body = json.dumps({"response": "base"}).encode()
+        length = len(body) if generation.prompt == "base" else 1 << 30
+        generation.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length)
+        if generation.prompt == "base":
+            generation.writer.write(body)
+        else:
+            generation.writer.write(b'{"response":"')
+            while sent < length:
+                generation.writer.write(b"x" * 65536)
+                sent += 65536
+                await generation.writer.drain()
+        await generation.writer.drain()
+
+    scene = await bench.scene(Model(huge, kind="query"), server=NO_EXCUSE)
+    reply = await scene.ask()
+    assert reply.status == 502, f"{reply.status} {reply.body[:200]}"
+    # What the sockets hold comes on top.
+    assert 8 << 20 <= sent < 24 << 20, f"{sent >> 20} MiB were taken"
+
+
+@case("U53 an upstream that flaps: the other one answers, and its state changes with it at most")
+async def _(bench):
+    scene = await bench.scene(Model(), Model(), each=EACH, server=RETRIES)
+    flapping = scene.models[0]
+    cycles = 2 if bench.quick else 5
+    replies, running = [], True
+
+    async def client():
+        while running:
+            replies.append(await scene.ask())
+            await asyncio.sleep(0.02)
+
+    clients = [asyncio.create_task(client()) for _ in range(4)]
+    served = []
+    for _ in range(cycles):
+        flapping.stop()
+        await asyncio.sleep(2)
+        await flapping.start()
+        before = flapping.answered
+        await asyncio.sleep(2)
+        served.append(flapping.answered - before)
+    running = False
+    await asyncio.gather(*clients)
+    wrong = [reply.body for reply in replies if reply.status != 200 or "x-0 x-1 x-2" not in reply.body]
+    assert not wrong, f"{len(wrong)} of {len(replies)} requests: {wrong[0]}"
+    changes = {name: len(scene.said(name))
+               for name in ["upstream is down", "upstream is up", "breaker opened", "breaker closed"]}
+    # One each at the start is that of the two upstreams.
+    assert changes["upstream is down"] <= cycles and changes["upstream is up"] <= 2 + cycles, changes
+    assert changes["breaker opened"] <= 3 * cycles and changes["breaker closed"] <= cycles, changes
+    return f"{len(replies)} answers, {served} of the flapping one, {changes}"
+
+
+class HangingProbes(Model):
+    """Answers its first probe, and no later one."""
+
+    def __init__(self):
+        super().__init__()
+        self.hangs = False
+        self.probes = self.outstanding = self.most_outstanding = 0
+
+    async def probe(self, reader, writer):
+        if not self.hangs:
+            return await super().probe(reader, writer)
+        self.probes += 1
+        self.outstanding += 1
+        self.most_outstanding = max(self.most_outstanding, self.outstanding)
+        await reader.read()  # until the gateway gives up
+        self.outstanding -= 1
+
+
+@case("U55 probes that hang: one at a time, and none is left over")
+async def _(bench):
+    model = HangingProbes()
+    each = PATIENT.replace('interval = "500ms", timeout = "500ms"', 'interval = "50ms", timeout = "200ms"')
+    scene = await bench.scene(model, each=each)
+    model.hangs = True
+    await until(lambda: model.probes >= 10, "ten probes")
+    assert model.most_outstanding == 1, f"{model.most_outstanding} probes at once"
+    await until(lambda: scene.said("upstream is down"), "a line that it is down")
+    model.hangs = False
+    await until(lambda: len(scene.said("upstream is up")) == 2, "it is up again")
+    assert model.most_connections <= 3, f"{model.most_connections} connections"
+
+
+# Clients
+
+@case("C06 clients that do not read and then reset: the upstream waits, and is free when they are gone")
+async def _(bench):
+    async def endless(generation):
+        nonlocal sent
+        if generation.prompt == "base":
+            return await whole(generation)
+        while True:
+            await generation.piece("x" * 16384)
+            sent += 16384
+
+    sent, count = 0, 10
+    scene = await bench.scene(Model(endless))
+    model, memory = scene.models[0], scene.gateway.memory_kib()
+    clients = []
+    for _ in range(count):
+        reader, writer = await scene.connect()
+        writer.transport.pause_reading()
+        writer.write(infer_request("x", stream=True))
+        scene.asked += 1
+        clients.append(writer)
+    await until(lambda: len(model.running) == count, "all run")
+    stood, still = -1, time.monotonic()
+    while time.monotonic() - still < 1:
+        if sent != stood:
+            stood, still = sent, time.monotonic()
+        assert sent < count * (32 << 20), "the upstream is not held back"
+        await asyncio.sleep(0.05)
+    grown = scene.gateway.memory_kib() - memory
+    assert bench.quick or grown < 16 << 10, f"{sent / count / 1024:.0f} KiB a client were sent, memory grew by {grown} KiB"
+    for writer in clients:
+        reset(writer)
+    await until(lambda: not model.running, "the upstream is free", 2 * bench.patience)
+    return f"{sent / count / 1024:.0f} KiB a client were sent, memory grew by {grown} KiB"
+
+
+@case("C09 a chunk extension, and chunks, that come byte by byte: 408")
+async def _(bench):
+    scene = await bench.scene(Model(), server='body_idle_timeout = "1s"\nbody_timeout = "3s"')
+    for start, drip, seconds in [(b"5;", b"a", 1), (b"", b"1\r\nx\r\n", 3)]:
+        reader, writer = await scene.connect()
+        scene.asked += 1
+        writer.write(b"POST /webllm/api/infer HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
+                     b"Transfer-Encoding: chunked\r\n\r\n" + start)
+        started = time.monotonic()
+        answer = asyncio.create_task(read_reply(reader))
+        while not answer.done():
+            writer.write(drip)
+            await asyncio.wait([answer], timeout=0.1)
+        reply = scene.note(answer.result())
+        took = time.monotonic() - started
+        assert reply.status == 408 and "connection: close" in reply.head, reply.head
+        assert seconds <= took < seconds + 1 + bench.patience, f"{drip}: after {took:.1f} s"
+        writer.close()
+
+
+@case("C16 connections that reset at once, by the hundred: others are served")
+async def _(bench):
+    scene = await bench.scene(Model())
+    running = True
+    ends = []
+
+    async def client():
+        while running:
+            ends.append((await scene.ask()).status)
+
+    other = asyncio.create_task(client())
+    for _ in range(20):
+        for _, writer in await asyncio.gather(*[scene.connect() for _ in range(100)]):
+            reset(writer)
+    running = False
+    await other
+    assert set(ends) == {200}, set(ends)
+    return f"{len(ends)} requests beside 2000 resets"
+
+
+if __name__ == "__main__":
+    sys.exit(run_cases(__doc__))
