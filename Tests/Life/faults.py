@@ -190,24 +190,25 @@ async def _(bench):
 
 # Clients
 
-@case("C06 clients that do not read and then reset: the upstream waits, and is free when they are gone")
-async def _(bench):
+async def clients_that_do_not_read(bench, count, most):
+    """Streams without end to clients that take nothing, until nothing moves.
+    - `most`: MiB that the gateway's memory may grow by; a sanitizer's memory is its own."""
     async def endless(generation):
         nonlocal sent
-        if generation.prompt == "base":
+        if generation.prompt != "endless":
             return await whole(generation)
         while True:
             await generation.piece("x" * 16384)
             sent += 16384
 
-    sent, count = 0, 10
+    sent = 0
     scene = await bench.scene(Model(endless))
     model, memory = scene.models[0], scene.gateway.memory_kib()
     clients = []
     for _ in range(count):
-        reader, writer = await scene.connect()
+        _, writer = await scene.connect()
         writer.transport.pause_reading()
-        writer.write(infer_request("x", stream=True))
+        writer.write(infer_request("endless", stream=True))
         scene.asked += 1
         clients.append(writer)
     await until(lambda: len(model.running) == count, "all run")
@@ -217,12 +218,34 @@ async def _(bench):
             stood, still = sent, time.monotonic()
         assert sent < count * (32 << 20), "the upstream is not held back"
         await asyncio.sleep(0.05)
-    grown = scene.gateway.memory_kib() - memory
-    assert bench.quick or grown < 16 << 10, f"{sent / count / 1024:.0f} KiB a client were sent, memory grew by {grown} KiB"
+    grown = (scene.gateway.memory_kib() - memory) / 1024
+    told = f"{sent / count / (1 << 20):.1f} MiB a client were sent, memory grew by {grown:.0f} MiB"
+    assert bench.quick or grown < most, told
+    return scene, clients, told
+
+
+async def check_gone(bench, scene, clients):
     for writer in clients:
         reset(writer)
-    await until(lambda: not model.running, "the upstream is free", 2 * bench.patience)
-    return f"{sent / count / 1024:.0f} KiB a client were sent, memory grew by {grown} KiB"
+    await until(lambda: not scene.models[0].running, "the upstream is free", 2 * bench.patience)
+
+
+@case("C06 a client that does not read and then resets: the upstream waits, and is free when it is gone")
+async def _(bench):
+    scene, clients, told = await clients_that_do_not_read(bench, 1, 16)
+    await check_gone(bench, scene, clients)
+    return told
+
+
+@case("U60 50 clients that do not read: memory is bounded, and others are served")
+async def _(bench):
+    scene, clients, told = await clients_that_do_not_read(bench, 50, 64)
+    for stream in [True, False]:
+        started = time.monotonic()
+        assert (await scene.ask("x", stream)).end in ("done", 200)
+        assert time.monotonic() - started < bench.patience, "another client waits"
+    await check_gone(bench, scene, clients)
+    return told
 
 
 @case("C09 a chunk extension, and chunks, that come byte by byte: 408")
