@@ -3,6 +3,7 @@ look afterwards: nothing is left, and each request has its line in the log."""
 import argparse
 import asyncio
 import collections
+import inspect
 import json
 import os
 import pathlib
@@ -31,8 +32,9 @@ def case(title):
 
 
 async def until(condition, what, seconds=30):
+    """`condition` is a function, or a coroutine function."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (await holds if inspect.isawaitable(holds := condition()) else holds):
         assert time.monotonic() < end, f"within {seconds} s: {what}"
         await asyncio.sleep(0.01)
 
@@ -297,6 +299,10 @@ class Scene:
     async def status(self):
         return (await self.operator("GET", "/admin/status")).json
 
+    async def upstream(self):
+        """The status of the first one."""
+        return (await self.status())["upstreams"][0]
+
     async def sample(self, name):
         """One figure of /metrics."""
         text = (await self.operator("GET", "/metrics")).body
@@ -394,7 +400,7 @@ class Bench:
 async def _run_case(function, binary, quick):
     bench = Bench(binary, quick)
     try:
-        told = await function(bench)
+        told = await asyncio.wait_for(function(bench), 120 * bench.patience)
         await bench.check()
         return told or ""
     finally:
