@@ -72,6 +72,7 @@ package final class Gateway: Sendable {
         let snapshot = try Snapshot(configuration, ids: ids)
         current.withLock { $0 = snapshot }
         grant(grants)
+        dismissStranded()
         return snapshot
     }
 
@@ -90,7 +91,8 @@ package final class Gateway: Sendable {
         switch selection {
         case .wait(_, _, let displaced?):
             limits.note(.queue)
-            waiting.withLock { $0.removeValue(forKey: displaced) }?.displace()
+            let retryAfter = table.withLock { $0.retryAfter(ofQueueOf: request.waiter) }
+            waiting.withLock { $0.removeValue(forKey: displaced) }?.displace(retryAfter: retryAfter)
         case .refuse: limits.note(.queue)
         case .exhausted(.retryBudget): limits.note(.retryBudget)
         case .attempt, .wait, .exhausted: break
@@ -98,9 +100,11 @@ package final class Gateway: Sendable {
         return selection
     }
 
-    func leaveQueue(_ waiter: WaiterID) {
-        table.withLock { $0.cancelWait(waiter) }
+    /// - Returns: seconds until it may be worth to come back.
+    @discardableResult
+    func leaveQueue(_ waiter: WaiterID) -> Int {
         waiting.withLock { $0[waiter] = nil }
+        return table.withLock { $0.cancelWait(waiter) }
     }
 
     func settle(_ upstream: UpstreamID, client: ClientID, _ report: AttemptReport) {
@@ -119,6 +123,12 @@ package final class Gateway: Sendable {
         }
     }
 
+    private func dismissStranded() {
+        for waiter in table.withLock({ $0.removeStranded(now: .now) }) {
+            waiting.withLock { $0.removeValue(forKey: waiter) }?.strand()
+        }
+    }
+
     /// Rests and breakers end with time alone: those who wait are looked at again.
     func wakeQueue() {
         guard waiting.withLock({ !$0.isEmpty }) else { return }
@@ -127,8 +137,6 @@ package final class Gateway: Sendable {
 
     /// Items of one batch that run at once.
     var batchWidth: Int { table.withLock { $0.totalSlots(now: .now) } }
-
-    func retryAfter(_ upstream: UpstreamID) -> Int { table.withLock { $0.retryAfter(upstream) } }
 
     /// A dry run for one model.
     func plan(_ modelID: String) -> [Candidate] {
@@ -203,6 +211,7 @@ package final class Gateway: Sendable {
     func setMode(_ name: String, _ mode: OperatorMode) -> UpstreamID? {
         guard let (id, grants) = table.withLock({ $0.setMode(name, mode, now: .now) }) else { return nil }
         grant(grants)
+        dismissStranded()
         logger.info(
             "operator changed an upstream", metadata: ["upstream": .string(name), "mode": "\(mode.rawValue)"])
         return id
@@ -293,23 +302,27 @@ package final class Gateway: Sendable {
         logSink.write(.info, "request", configuration.format) { record.write(&$0) }
     }
 
+    /// - Parameter timer: the value of the timer that ended the attempt.
     func logFailure(
         _ failure: AttemptFailure, upstream: UpstreamConfiguration, requestID: String, elapsed: Duration,
-        _ decision: FallbackDecision
+        timer: Duration?, _ decision: FallbackDecision
     ) {
         var metadata: Logger.Metadata = [
             "upstream": .string(upstream.name), "failure": .string(failure.label),
             "elapsed_ms": .stringConvertible(Int(elapsed.milliseconds)), "request_id": .string(requestID),
         ]
-        let timer: Duration? =
-            switch failure {
-            case .connectTimer: upstream.timeouts.connect
-            case .firstTokenTimer: upstream.timeouts.firstToken
-            case .idleTimer: upstream.timeouts.idle
-            default: nil
-            }
-        if let timer { metadata["timer"] = .string("\(timer)") }
+        if let timer { metadata["timer"] = .string(DurationText.format(timer)) }
         logger.log(level: decision.isConfigurationFault ? .warning : .info, "attempt failed", metadata: metadata)
+    }
+
+    /// A timer that no upstream has to answer for has ended a request.
+    func logTimer(_ name: String, _ elapsed: Duration, requestID: String) {
+        logger.info(
+            "request timed out",
+            metadata: [
+                "timer": .string(name), "elapsed_ms": .stringConvertible(Int(elapsed.milliseconds)),
+                "request_id": .string(requestID),
+            ])
     }
 }
 

@@ -13,6 +13,9 @@ final class LoopContext {
     var random = BufferedRandom()
     private var connections: [ObjectIdentifier: HTTPConnection] = [:]
     private var generations: [ObjectIdentifier: Generation] = [:]
+    /// Transfers whose answer is whole and whose end has not come, and how long it may still take.
+    private var lingering: [(transfer: Transfer, until: MonotonicTime)] = []
+    private static let lingerTime: Duration = .seconds(1)
     private var ticker: RepeatedTask?
     private var lastPieceCount = MonotonicTime(nanoseconds: 0)
     private var dateSecond: Int64 = -1
@@ -55,6 +58,12 @@ final class LoopContext {
 
     var openConnections: [HTTPConnection] { Array(connections.values) }
 
+    /// Some servers keep a reply open after its last line.
+    func linger(_ transfer: Transfer) {
+        lingering.append((transfer, .now + Self.lingerTime))
+        startTicking()
+    }
+
     private func startTicking() {
         guard ticker == nil else { return }
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
@@ -71,7 +80,11 @@ final class LoopContext {
             gateway.wakeQueue()
             if now - lastPieceCount >= .seconds(1) { countPieces(now) }
         }
-        guard connections.isEmpty && generations.isEmpty else { return }
+        if let first = lingering.first, now >= first.until {
+            for (transfer, until) in lingering where now >= until { transfer.cancel() }
+            lingering.removeAll { now >= $0.until }
+        }
+        guard connections.isEmpty && generations.isEmpty && lingering.isEmpty else { return }
         ticker?.cancel()
         ticker = nil
     }

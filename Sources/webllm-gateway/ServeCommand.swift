@@ -38,8 +38,18 @@ struct ServeCommand: AsyncParsableCommand {
         let group = ServiceGroup(
             configuration: .init(
                 services: [.init(service: service, successTerminationBehavior: .gracefullyShutdownGroup)],
-                gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "lifecycle") { _ in SwiftLogNoOpLogHandler() }))
+        // One reader of both signals, before anything listens: the first drains, the second ends.
+        let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
+        let stopper = Task {
+            var count = 0
+            for await _ in signals {
+                count += 1
+                if count > 1 { _exit(1) }
+                await group.triggerGracefulShutdown()
+            }
+        }
+        defer { stopper.cancel() }
         do {
             try await group.run()
         } catch let error as GatewayError {
@@ -52,8 +62,7 @@ struct ServeCommand: AsyncParsableCommand {
     }
 }
 
-/// Starts the gateway once signals are handled, so that none can end it the hard way after it said that it listens;
-/// drains it at the first SIGTERM or SIGINT, and reloads at each SIGHUP.
+/// Starts the gateway, reloads it at each SIGHUP, and drains it when the group shuts down.
 private struct GatewayService: Service {
     let configuration: GatewayConfiguration
     let logger: Logger
@@ -73,14 +82,7 @@ private struct GatewayService: Service {
         for await _ in hangups.cancelOnGracefulShutdown() {
             _ = try? server.reload()  // it says in the log what became of it
         }
-        exitAtNextSignal()
         ServiceManager.notify("STOPPING=1")
         await server.drain()
-    }
-
-    private func exitAtNextSignal() {
-        for number in [SIGTERM, SIGINT] {
-            signal(number) { _ in _exit(1) }
-        }
     }
 }

@@ -181,8 +181,8 @@ class History(unittest.TestCase):
         out, _ = gateway.run("history", failed["id"])
         self.assertTrue(out.startswith(f"Request {failed['request_id']}\n"))
         self.assertIn("\nupstreams failed, status 502, ", out)
-        self.assertIn("\nfirst was first in the configured order, and nothing spoke against it; it ended with status_500. "
-                      "second was next by the policy priority; it ended with status_500.\n", out)
+        self.assertIn("\nfirst was first in the configured order, and nothing spoke against it; it answered with status 500. "
+                      "second was next by the policy priority; it answered with status 500.\n", out)
         for step in ["asks first", "first: status 500", "asks second", "second: status 500", "replied with status 502"]:
             self.assertRegex(out, rf"(?m)^\S+ ms +{step}$")
         self.assertRegex(out, r"\nLooked at for attempt 2\nUPSTREAM .*\nfirst +m +tried .*\nsecond +m +ok ")

@@ -10,7 +10,7 @@ struct BreakerTests {
     /// Fails until it opens; says after how many.
     private func failures(_ breaker: inout Breaker, from start: Double, mayOpen: Bool = true) -> Int? {
         for count in 1...100 {
-            if breaker.fail(at(start), configuration, mayOpen: mayOpen, jitter: 0) { return count }
+            if breaker.fail(era: breaker.era, at(start), configuration, mayOpen: mayOpen, jitter: 0) { return count }
         }
         return nil
     }
@@ -24,29 +24,31 @@ struct BreakerTests {
 
     @Test func aSuccessInBetweenStartsTheCountAgain() {
         var breaker = Breaker()
-        for _ in 0..<4 { _ = breaker.fail(at(0), configuration, mayOpen: true, jitter: 0) }
-        _ = breaker.succeed(at(0), configuration)
+        for _ in 0..<4 { _ = breaker.fail(era: breaker.era, at(0), configuration, mayOpen: true, jitter: 0) }
+        _ = breaker.succeed(era: breaker.era, at(0), configuration)
         #expect(failures(&breaker, from: 0) == 5)
     }
 
     @Test func halfOfTwentyInTheWindowOpensIt() {
         var breaker = Breaker()
         for _ in 0..<10 {
-            _ = breaker.succeed(at(0), configuration)
-            _ = breaker.succeed(at(0), configuration)
+            _ = breaker.succeed(era: breaker.era, at(0), configuration)
+            _ = breaker.succeed(era: breaker.era, at(0), configuration)
         }
         // Ten failures of which never five are in a row.
         var opened: Int?
         for count in 1...40 where opened == nil {
-            if count % 3 == 0 { _ = breaker.succeed(at(1), configuration) }
-            if breaker.fail(at(1), configuration, mayOpen: true, jitter: 0) { opened = count }
+            if count % 3 == 0 { _ = breaker.succeed(era: breaker.era, at(1), configuration) }
+            if breaker.fail(era: breaker.era, at(1), configuration, mayOpen: true, jitter: 0) { opened = count }
         }
         #expect(opened != nil)
         var later = Breaker()
-        for _ in 0..<4 { _ = later.fail(at(0), configuration, mayOpen: true, jitter: 0) }
-        for _ in 0..<6 { _ = later.succeed(at(31), configuration) }
+        for _ in 0..<4 { _ = later.fail(era: later.era, at(0), configuration, mayOpen: true, jitter: 0) }
+        for _ in 0..<6 { _ = later.succeed(era: later.era, at(31), configuration) }
         for _ in 0..<4 {
-            #expect(later.fail(at(32), configuration, mayOpen: true, jitter: 0) == false, "what is old does not count")
+            #expect(
+                later.fail(era: later.era, at(32), configuration, mayOpen: true, jitter: 0) == false,
+                "what is old does not count")
         }
     }
 
@@ -56,10 +58,10 @@ struct BreakerTests {
         breaker.take(at(30))
         #expect(breaker.state == .halfOpen)
         #expect(!breaker.admits(at(30)))
-        breaker.release()
+        breaker.release(era: breaker.era)
         #expect(breaker.admits(at(30)), "a probe whose client left says nothing")
         breaker.take(at(30))
-        #expect(breaker.succeed(at(31), configuration) == true)
+        #expect(breaker.succeed(era: breaker.era, at(31), configuration) == true)
         #expect(breaker.state == .closed)
     }
 
@@ -69,7 +71,7 @@ struct BreakerTests {
         var now = 30.0
         for expected in [60.0, 90, 120, 150, 180, 210, 240, 270, 300, 300] {
             breaker.take(at(now))
-            #expect(breaker.fail(at(now), configuration, mayOpen: true, jitter: 0) == true)
+            #expect(breaker.fail(era: breaker.era, at(now), configuration, mayOpen: true, jitter: 0) == true)
             #expect((breaker.openUntil - at(now)).nanoseconds == Int64(expected * 1e9))
             now += expected
         }
@@ -85,7 +87,28 @@ struct BreakerTests {
     @Test func aLateSuccessDoesNotCloseAnOpenOne() {
         var breaker = Breaker()
         _ = failures(&breaker, from: 0)
-        #expect(breaker.succeed(at(1), configuration) == false)
+        #expect(breaker.succeed(era: breaker.era, at(1), configuration) == false)
         #expect(!breaker.admits(at(1)))
+    }
+
+    /// Generations last minutes: some that were sent before it opened end while the probe runs, or after.
+    @Test(arguments: [true, false]) func whatWasSentBeforeItOpenedDecidesNothing(_ succeeds: Bool) {
+        var breaker = Breaker()
+        let before = breaker.era
+        for _ in 0..<5 { _ = breaker.fail(era: before, at(0), configuration, mayOpen: true, jitter: 0) }
+        breaker.take(at(30))
+        let probe = breaker.era
+        breaker.release(era: before)
+        #expect(!breaker.admits(at(30)), "the probe is still out")
+        if succeeds {
+            #expect(breaker.succeed(era: before, at(30), configuration) == false)
+        } else {
+            #expect(breaker.fail(era: before, at(30), configuration, mayOpen: true, jitter: 0) == false)
+        }
+        #expect(breaker.state == .halfOpen)
+        #expect(!breaker.admits(at(30)))
+        #expect(breaker.succeed(era: probe, at(31), configuration) == true)
+        for _ in 0..<5 { _ = breaker.fail(era: before, at(32), configuration, mayOpen: true, jitter: 0) }
+        #expect(breaker.state == .closed)
     }
 }

@@ -131,7 +131,7 @@ struct RoutingPolicyTests {
         #expect(table.plan(request(2), now: at(1))[0].skip == .breakerOpen)
         #expect(choose(&table, now: 33.1) == 0, "the probe")
         #expect(choose(&table, now: 33.1) == 1, "the others go elsewhere")
-        settle(&table, 0, AttemptReport(.success), now: 34)
+        settle(&table, 0, AttemptReport(.success, breakerEra: 1), now: 34)
         #expect(choose(&table, now: 34) == 0, "one slot at first")
         #expect(choose(&table, now: 34) == 1)
         #expect(choose(&table, now: 44) == 0)

@@ -32,9 +32,9 @@ struct TextValueTests {
         ("http://localhost", UpstreamURL(host: "localhost", port: 80)),
         (
             "https://gpu-1.example.org/api/",
-            UpstreamURL(isTLS: true, host: "gpu-1.example.org", port: 443, basePath: "/api")
+            UpstreamURL(isTLS: true, host: "gpu-1.example.org", port: 443, basePath: "/api", endsInSlash: true)
         ),
-        ("http://[::1]:5000/query/", UpstreamURL(host: "::1", port: 5000, basePath: "/query")),
+        ("http://[::1]:5000/query/", UpstreamURL(host: "::1", port: 5000, basePath: "/query", endsInSlash: true)),
     ])
     func upstreamAddressesAreRead(_ text: String, _ url: UpstreamURL) throws {
         #expect(try UpstreamURL.parse(text) == url)

@@ -60,7 +60,7 @@ struct ConfigurationTests {
                 "OLLAMA_BASE_URL": "http://gpu:1234", "OLLAMA_MODEL": "mistral", "LLM_SERVICE_URL": "http://llm/query/",
                 "WEBLLM_GATEWAY_LISTEN": "127.0.0.1:9",
             ])
-        #expect(loaded.configuration.upstreams.map(\.url.text) == ["http://gpu:1234", "http://llm:80/query"])
+        #expect(loaded.configuration.upstreams.map(\.url.text) == ["http://gpu:1234", "http://llm:80/query/"])
         #expect(loaded.configuration.upstreams[0].model == "mistral")
         #expect(loaded.configuration.server.listen == [.tcp(host: "127.0.0.1", port: 9)])
         #expect(loaded.entries.contains { $0.source == .environment("OLLAMA_MODEL") })

@@ -1,4 +1,5 @@
 import GatewayCore
+import GatewayWire
 import Support
 import Testing
 
@@ -74,6 +75,137 @@ struct FallbackTests {
             #expect(reply.headers["x-gateway-attempts"] == "1")
         }
         await only.close()
+    }
+
+    @Test(arguments: [
+        (["429 Too Many", "429 Too Many"], 429, "2"), (["503 Busy", "503 Busy"], 503, "5"),
+        (["429 Too Many", "500 No"], 502, nil),
+    ])
+    func whatAllUpstreamsSayIsSaid(_ statuses: [String], _ status: Int, _ retryAfter: String?) async throws {
+        var upstreams: [FakeUpstream] = []
+        for (index, line) in statuses.enumerated() {
+            upstreams.append(
+                try await FakeUpstream.start(
+                    Scripts.ollama { connection, _ in
+                        try await connection.reply(
+                            line, "Retry-After: \(9 - 7 * index)\r\n",
+                            body: #"{"error":"server busy, please try again.  maximum pending requests exceeded"}"#)
+                    }))
+        }
+        try await RunningGateway.run(upstreams.enumerated().map { ("u\($0)", .ollama, $1.port) }) {
+            $0.webllm.fallbackMessage = ""
+        } _: { gateway in
+            let reply = try await gateway.infer("x")
+            #expect(reply.status == status, "\(reply)")
+            #expect(reply.headers["retry-after"] == retryAfter)
+        }
+        for upstream in upstreams { await upstream.close() }
+    }
+
+    @Test func whereNothingIsEnabledItIs503() async throws {
+        try await RunningGateway.run([("u", .ollama, 1)]) {
+            $0.webllm.fallbackMessage = ""
+        } _: { (gateway: RunningGateway) async throws in
+            _ = gateway.server.gateway.setMode("u", .draining)
+            let reply = try await gateway.infer("x")
+            #expect(reply.status == 503)
+            #expect(reply.headers["retry-after"] == "5")
+        }
+    }
+
+    @Test func aRequestThatWaitedForWhatIsTakenOutIsAnsweredAtOnce() async throws {
+        let gate = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                await gate.wait()
+                try await Scripts.answer(connection, #""late""#)
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.upstreams[0].maxInFlight = 1
+            $0.upstreams[0].queueTimeout = .seconds(3600)
+            $0.webllm.fallbackMessage = ""
+        } _: { (gateway: RunningGateway) async throws in
+            async let first = gateway.infer("x")
+            await upstream.until { $0.requests.contains { $0.line.hasPrefix("POST") } }
+            async let second = gateway.infer("x")
+            while gateway.status("u").queued == 0 { await Task.yield() }
+            #expect(try await gateway.admin.postJSON("/admin/upstreams/u/drain", "{}").status == 200)
+            #expect(try await second.status == 503)
+            gate.open()
+            #expect(try await first.status == 200)
+        }
+        await upstream.close()
+    }
+
+    /// What came of an answer that no client has seen is no answer.
+    @Test(arguments: [("sorry", 200), ("", 504)])
+    func whenTheTotalTimeIsOverAPlainReplyIsTheFallback(_ message: String, _ status: Int) async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await Scripts.startStream(connection)
+                try await connection.chunk(Scripts.token(#""half""#))
+                await connection.untilClosed()
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.server.totalTimeout = .milliseconds(300)
+            $0.webllm.fallbackMessage = message
+        } _: { gateway in
+            let reply = try await gateway.infer("x")
+            #expect(reply.status == status)
+            #expect(!reply.body.contains("half"))
+        }
+        await upstream.close()
+    }
+
+    @Test func aPinThatNamesNoUpstreamIsRefused() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""b""#) })
+        try await RunningGateway.run([("a", .ollama, 1), ("b", .ollama, upstream.port)]) {
+            $0.routing.allowPin = true
+        } _: { gateway in
+            func ask(_ name: String) async throws -> RawReply {
+                try await gateway.client.postJSON(
+                    "/webllm/api/infer", #"{"prompt":"x"}"#, headers: [("X-Gateway-Upstream", name)])
+            }
+            #expect(try await ask("b").headers["x-gateway-attempts"] == "1")
+            let refused = try await ask("c")
+            #expect(refused.status == 400)
+            #expect(refused.body.contains("X-Gateway-Upstream names no upstream"))
+        }
+        await upstream.close()
+    }
+
+    /// A reply that stays open after its last line holds no transfer for ever.
+    @Test func aReplyThatDoesNotEndAfterItsEndIsClosed() async throws {
+        let closed = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await Scripts.startStream(connection)
+                try await connection.chunk(Scripts.token(#""b""#) + Scripts.done)
+                await connection.untilClosed()
+                closed.open()
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            #expect(try await gateway.infer("x").status == 200)
+            await closed.wait()
+        }
+        await upstream.close()
+    }
+
+    @Test(arguments: ["9223372036854775807", "-5", "1e300", "2147483648"])
+    func aCountOfTokensThatNoServerCouldMeanIsIgnored(_ count: String) async throws {
+        let estimate = WebLLMText.estimatedTokens("one two three four")
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await connection.reply(
+                    body: Scripts.token(#""one two three four""#)
+                        + #"{"message":{"content":""},"done":true,"prompt_eval_count":\#(count),"eval_count":\#(count)}"#
+                )
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            for _ in 0..<3 { #expect(try await gateway.infer("x").has(#""tokens_generated":\#(estimate),"#)) }
+        }
+        await upstream.close()
     }
 
     @Test func afterTheFirstPieceNothingIsTriedAgain() async throws {

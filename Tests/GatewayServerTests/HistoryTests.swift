@@ -62,7 +62,7 @@ private func finished(
     }
     let result = GenerationResult(
         end: outcome == .ok ? .answered(TokenUsage(promptTokens: 7, completionTokens: tokens)) : .failed, text: text,
-        trace: trace)
+        trace: trace, isCommitted: false)
     var random = SystemRandomNumberGenerator()
     var webllm = WebLLMConfiguration()
     if outcome == .upstreamsFailed { webllm.fallbackMessage = "" }

@@ -53,6 +53,34 @@ struct MetricsTests {
         await second.close()
     }
 
+    @Test func aClientThatLeavesIsCountedWithThePhaseAndTheTimeItTook() async throws {
+        let gone = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await Scripts.startStream(connection)
+                try await connection.chunk(Scripts.token(#""a""#))
+                await connection.untilClosed()
+                gone.open()
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            try await gateway.client.connect { connection in
+                try await connection.send(
+                    RawClient.text(
+                        "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
+                        body: #"{"prompt":"x","stream":true}"#))
+                _ = try await connection.read(through: "event: token")
+            }
+            await gone.wait()
+            var text = ""
+            repeat {
+                text = try await gateway.admin.request("GET", "/metrics").body
+            } while !text.contains(#"webllm_gateway_cancel_duration_seconds_count{phase="generating"} 1"# + "\n")
+            #expect(text.contains(#"webllm_gateway_cancels_total{phase="generating"} 1"# + "\n"))
+            #expect(text.contains(#"webllm_gateway_late_tokens_total{upstream="u"} 0"# + "\n"))
+        }
+        await upstream.close()
+    }
+
     @Test func labelsAreEscaped() {
         var writer = PrometheusWriter()
         writer.family("a", .gauge, "A.")

@@ -156,6 +156,64 @@ struct ResilienceTests {
         await upstream.close()
     }
 
+    /// To end the load would abort it, and the next request would begin anew.
+    @Test func aLoadGoesOnWhenThePatienceOfThoseWhoWaitIsOver() async throws {
+        let gate = Gate()
+        let upstream = try await FakeUpstream.start(
+            Self.ollama(loaded: Mutexed([])) { connection, request in
+                if request.body.contains(#""messages":[]"#) {
+                    await gate.wait()
+                    try await connection.reply(body: #"{"done":true,"done_reason":"load"}"#)
+                } else {
+                    try await Scripts.answer(connection, #""warm""#)
+                }
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.upstreams[0].timeouts.firstTokenCold = .milliseconds(150)
+            $0.webllm.fallbackMessage = ""
+        } _: { (gateway: RunningGateway) async throws in
+            await until { gateway.status("u").loaded == .models([]) }
+            for _ in 0..<2 { #expect(try await gateway.infer("x").status == 504) }
+            #expect(gateway.status("u").failuresInRow == 1, "one load, one failure")
+            async let third = gateway.infer("x")
+            await until { gateway.status("u").inFlight == 1 }
+            gate.open()
+            #expect(try await third.has("warm"))
+            #expect(upstream.state.requests.count { $0.body.contains(#""messages":[]"#) } == 1)
+        }
+        await upstream.close()
+    }
+
+    @Test func modelsThatAReloadConfiguresAreLoaded() async throws {
+        let upstream = try await FakeUpstream.start(
+            Self.ollama(loaded: Mutexed([])) { connection, _ in
+                try await connection.reply(body: #"{"done":true,"done_reason":"load"}"#)
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            await until { gateway.status("u").loaded == .models([]) }
+            try gateway.reload { $0.upstreams[0].warm.models = ["late"] }
+            await upstream.until { $0.requests.contains { $0.body.contains(#""model":"late","messages":[]"#) } }
+        }
+        await upstream.close()
+    }
+
+    @Test func anOpenAIServerWithoutAHealthPathIsAskedForItsModels() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while let request = try await connection.request() {
+                if request.line.hasPrefix("GET /health") {
+                    try await connection.reply("405 Method Not Allowed", body: "")
+                } else {
+                    try await connection.reply(body: #"{"data":[{"id":"m"}]}"#)
+                }
+            }
+        }
+        try await RunningGateway.run([("u", .openai, upstream.port)]) { (gateway: RunningGateway) async throws in
+            await until { gateway.status("u").installed == ["m"] }
+            #expect(gateway.status("u").isAvailable)
+        }
+        await upstream.close()
+    }
+
     @Test func configuredModelsAreLoadedAtTheStart() async throws {
         let upstream = try await FakeUpstream.start(
             Self.ollama(loaded: Mutexed([])) { connection, _ in

@@ -122,4 +122,11 @@ struct WebLLMTests {
                 $0.wholeMatch(of: /[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}/) != nil
             })
     }
+
+    /// A batch has no top_p and no top_k; what it does not have is ignored, whatever it holds.
+    @Test func aBatchIgnoresFieldsThatItDoesNotHave() throws {
+        let body = ByteBuffer(string: #"{"prompts":["a"],"top_p":5,"top_k":"x","temperature":1}"#)
+        let request = try WebLLMReader.batch(body, limits: limits, parser: parser)
+        #expect(request.sampling == SamplingParameters(temperature: 1))
+    }
 }

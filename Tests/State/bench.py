@@ -72,7 +72,8 @@ class Subject:
             'drain_timeout = "2s"\n[webllm]\nmax_batch = 10000\nmax_prompt_characters = 1000000',
             f'path = "{self.path}"\n{history}')
         self.gateway = None
-        self.answered = set()
+        self.answered = set()  # ids of requests that the file must have
+        self.lost = 0  # of these, how many may be missing
 
     # Life cycle
 
@@ -194,11 +195,12 @@ class Subject:
         assert line["reason"] == reason and line["path"] == str(self.path), line
 
     def wait_written(self, seconds=15):
-        """Until all is well, and the file has what the gateway says it has."""
+        """Until all is well, and the file has what the gateway says it has. A request is recorded after its answer."""
         def is_written():
             status = self.status
             try:
                 return (status["state"] == "ok" and status["pending"] == 0
+                        and status["rows"] >= len(self.answered) - self.lost
                         and self.table("SELECT count(*) FROM request") == [(status["rows"],)])
             except sqlite3.Error:
                 return False

@@ -15,7 +15,8 @@ package struct RoutingConfiguration: Sendable, Equatable {
     package var policy: RoutingPolicy = .priority
     /// Attempts for one request, 1...10; each upstream is tried at most once.
     package var maxAttempts = 3
-    /// Generations that may be made a second time, for one request, 0...1, and how many are always allowed.
+    /// Generations that may be made a second time, for one request, 0...1, and how many are always allowed: more than the
+    /// failures that open a breaker, or a server that fails would cost answers which another could have given.
     package var retryRatio = 0.2
     package var retryMinimum = 10
     /// How long an upstream's share grows after it recovered.

@@ -82,6 +82,7 @@ extension UpstreamURL {
         guard !rest.contains("@") else {
             throw TextFault("a URL without user info (use api_key for a bearer token)")
         }
+        let endsInSlash = path.hasSuffix("/")
         while path.hasSuffix("/") { path = path.dropLast() }
         var port = isTLS ? 443 : 80
         let host: Substring
@@ -104,7 +105,8 @@ extension UpstreamURL {
             else { throw TextFault("a port from 1 to 65535") }
             port = number
         }
-        return UpstreamURL(isTLS: isTLS, host: String(host), port: port, basePath: String(path))
+        return UpstreamURL(
+            isTLS: isTLS, host: String(host), port: port, basePath: String(path), endsInSlash: endsInSlash)
     }
 
     private static func checkHost(_ host: Substring) throws(TextFault) {
@@ -124,7 +126,7 @@ extension UpstreamURL {
     }
 
     /// As in gateway.conf.
-    package var text: String { origin + basePath }
+    package var text: String { origin + basePath + (endsInSlash && !basePath.isEmpty ? "/" : "") }
 }
 
 extension ListenAddress {

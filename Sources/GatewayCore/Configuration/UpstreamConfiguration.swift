@@ -16,12 +16,15 @@ package struct UpstreamURL: Sendable, Hashable {
     package var port: Int
     /// Path below which the API lies: empty, or starting with `/` and not ending with one.
     package var basePath: String
+    /// Whether a `/` follows it, which matters where the address is an endpoint itself.
+    package var endsInSlash: Bool
 
-    package init(isTLS: Bool = false, host: String, port: Int, basePath: String = "") {
+    package init(isTLS: Bool = false, host: String, port: Int, basePath: String = "", endsInSlash: Bool = false) {
         self.isTLS = isTLS
         self.host = host
         self.port = port
         self.basePath = basePath
+        self.endsInSlash = endsInSlash
     }
 
     /// `http://host:port`, with brackets around an IPv6 address.

@@ -23,6 +23,8 @@ package struct Breaker: Sendable {
     }
 
     package private(set) var state: State = .closed
+    /// Grows each time it opens. A request that was sent in an earlier era tells nothing of this one.
+    private(set) var era = 0
     /// When the open time is over; meaningful while open.
     package private(set) var openUntil = MonotonicTime(nanoseconds: 0)
     private(set) var failuresInRow = 0
@@ -50,14 +52,17 @@ package struct Breaker: Sendable {
     }
 
     /// The request ended in a way that says nothing about the upstream.
-    mutating func release() { isProbeOut = false }
+    mutating func release(era: Int) {
+        if era == self.era { isProbeOut = false }
+    }
 
+    /// - Parameter era: of the request, when it was sent.
     /// - Returns: whether the breaker closed because of it.
-    mutating func succeed(_ now: MonotonicTime, _ configuration: BreakerConfiguration) -> Bool {
+    mutating func succeed(era: Int, _ now: MonotonicTime, _ configuration: BreakerConfiguration) -> Bool {
+        count(failed: false, now, configuration)
+        guard era == self.era else { return false }
         failuresInRow = 0
         isProbeOut = false
-        count(failed: false, now, configuration)
-        // A success of a request that left before the breaker opened says nothing newer.
         guard state == .halfOpen else { return false }
         state = .closed
         slices = []
@@ -65,15 +70,17 @@ package struct Breaker: Sendable {
     }
 
     /// - Parameters:
+    ///   - era: of the request, when it was sent.
     ///   - mayOpen: false where it is the last available upstream: ejecting it would leave nobody.
     ///   - jitter: -1...1, spreads the open time by 10 %.
     /// - Returns: whether the breaker opened because of it.
     mutating func fail(
-        _ now: MonotonicTime, _ configuration: BreakerConfiguration, mayOpen: Bool, jitter: Double
+        era: Int, _ now: MonotonicTime, _ configuration: BreakerConfiguration, mayOpen: Bool, jitter: Double
     ) -> Bool {
+        count(failed: true, now, configuration)
+        guard era == self.era else { return false }
         failuresInRow += 1
         isProbeOut = false
-        count(failed: true, now, configuration)
         switch state {
         case .open: return false
         case .halfOpen: break
@@ -91,6 +98,7 @@ package struct Breaker: Sendable {
         let base = min(configuration.maxOpen, configuration.open * timesOpened)
         openUntil = now + base * (1 + 0.1 * min(1, max(-1, jitter)))
         state = .open
+        self.era += 1
         slices = []
         return true
     }

@@ -21,10 +21,10 @@ package struct TimeSeries: Sendable {
     }
 
     package static let stepSeconds: Int64 = 10
-    package static let count = 360
+    package static let stepCount: Int64 = 360
 
-    /// A ring: the step with number `n` is at `n % count`.
-    private var ring = [Step](repeating: Step(), count: count)
+    /// A ring: the step with number `n` is at `n % stepCount`.
+    private var ring = [Step](repeating: Step(), count: Int(stepCount))
     /// Number of the newest step, counted from the clock's zero.
     private var newest: Int64
 
@@ -36,12 +36,12 @@ package struct TimeSeries: Sendable {
     private mutating func current(_ now: MonotonicTime) -> Int {
         let number = Self.number(now)
         if number > newest {
-            for passed in max(newest + 1, number - Int64(Self.count) + 1)...number {
-                ring[Int(passed % Int64(Self.count))] = Step()
+            for passed in max(newest + 1, number - Self.stepCount + 1)...number {
+                ring[Int(passed % Self.stepCount)] = Step()
             }
             newest = number
         }
-        return Int(newest % Int64(Self.count))
+        return Int(newest % Self.stepCount)
     }
 
     package mutating func request(isError: Bool, now: MonotonicTime) {
@@ -71,8 +71,6 @@ package struct TimeSeries: Sendable {
         _ = current(now)
         return newest
     }
-
-    package mutating func last(_ now: MonotonicTime) -> Step { ring[current(now)] }
 
     /// Oldest first.
     package mutating func steps(_ now: MonotonicTime) -> [Step] {

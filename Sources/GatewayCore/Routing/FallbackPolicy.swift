@@ -45,15 +45,17 @@ package enum FallbackPolicy {
         case .busy:
             return FallbackDecision(next: true)
         case .tooManyRequests(let retryAfter):
-            let seconds = min(300, max(0, retryAfter ?? 5))
-            return FallbackDecision(next: true, rest: .seconds(seconds))
+            return FallbackDecision(next: true, rest: .seconds(rest(retryAfter)))
         case .disabled, .modelNotFound:
             return FallbackDecision(next: true)
         case .status(let code):
             switch code {
-            case 401, 403, 400, 404, 413, 422: return FallbackDecision(next: true, isConfigurationFault: true)
+            case 400...499: return FallbackDecision(next: true, isConfigurationFault: true)
             default: return FallbackDecision(next: maySendAgain || code < 500, countsAgainst: true, isCostly: true)
             }
         }
     }
+
+    /// Seconds that an upstream rests which answered 429: as it asks, 0...300, else 5.
+    package static func rest(_ retryAfter: Int?) -> Int { min(300, max(0, retryAfter ?? 5)) }
 }

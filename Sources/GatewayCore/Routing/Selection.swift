@@ -97,6 +97,8 @@ package struct Choice: Sendable, Equatable {
     package var upstream: UpstreamID
     package var reason: Reason
     package var skipped: [Skip] = []
+    /// See ``Breaker/era``.
+    package var breakerEra = 0
     /// All that were looked at, in the order in which they would be asked. Empty where the first in the configured order
     /// was taken, with nothing against it: no other was looked at.
     package var candidates: [Candidate] = []
@@ -148,6 +150,8 @@ package enum LoadedModels: Sendable, Equatable {
 package struct AttemptReport: Sendable {
     package enum Verdict: Sendable, Equatable { case success, failure, neutral }
     package var verdict: Verdict
+    /// ``Choice/breakerEra`` of its choice.
+    package var breakerEra = 0
     /// Leaves the upstream alone for this long.
     package var rest: Duration?
     package var heldFor: Duration
@@ -158,10 +162,12 @@ package struct AttemptReport: Sendable {
     package var label: String?
 
     package init(
-        _ verdict: Verdict, rest: Duration? = nil, heldFor: Duration = .zero, firstToken: Duration? = nil,
+        _ verdict: Verdict, breakerEra: Int = 0, rest: Duration? = nil, heldFor: Duration = .zero,
+        firstToken: Duration? = nil,
         tokensPerSecond: Double? = nil, label: String? = nil
     ) {
         self.verdict = verdict
+        self.breakerEra = breakerEra
         self.rest = rest
         self.heldFor = heldFor
         self.firstToken = firstToken

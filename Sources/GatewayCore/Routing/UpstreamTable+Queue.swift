@@ -40,8 +40,18 @@ extension UpstreamTable {
     }
 
     /// A waiting request leaves the queue: its client left, or its time is over.
-    package mutating func cancelWait(_ id: WaiterID) {
-        queue.waiters.removeAll { $0.request.waiter == id }
+    /// - Returns: seconds until it may be worth to come back.
+    @discardableResult
+    package mutating func cancelWait(_ id: WaiterID) -> Int {
+        guard let index = queue.waiters.firstIndex(where: { $0.request.waiter == id }) else { return 1 }
+        return retryAfter(queue.waiters.remove(at: index).first)
+    }
+
+    /// Those that wait for nothing any more, as an operator or a reload took out the last upstream they could use.
+    package mutating func removeStranded(now: MonotonicTime) -> [WaiterID] {
+        let stranded = queue.waiters.filter { firstUsable($0.request, now: now) == nil }.map(\.request.waiter)
+        queue.waiters.removeAll { stranded.contains($0.request.waiter) }
+        return stranded
     }
 
     /// Time passed: a rest or a breaker's may be over.
@@ -63,7 +73,7 @@ extension UpstreamTable {
             guard var granted else { break }
             granted.choice.reason = .queued
             let request = queue.waiters.remove(at: granted.index).request
-            take(granted.choice.upstream, client: request.client, now: now)
+            take(&granted.choice, client: request.client, now: now)
             grants.append(Grant(waiter: request.waiter, choice: granted.choice))
         }
         return grants
@@ -71,8 +81,12 @@ extension UpstreamTable {
 
     private func running(_ index: Int) -> Int { queue.running[queue.waiters[index].request.client] ?? 0 }
 
-    /// Seconds until a slot may be free for one who comes now.
-    package func retryAfter(_ id: UpstreamID) -> Int {
+    /// Seconds until a slot may be free for one who comes now, where another one waits.
+    package func retryAfter(ofQueueOf waiter: WaiterID) -> Int {
+        queue.waiters.first { $0.request.waiter == waiter }.map { retryAfter($0.first) } ?? 1
+    }
+
+    private func retryAfter(_ id: UpstreamID) -> Int {
         retryAfter(id, ahead: queue.waiters.count { $0.first == id })
     }
 

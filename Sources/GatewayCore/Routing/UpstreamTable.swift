@@ -71,8 +71,8 @@ package struct UpstreamTable: Sendable {
 
     private mutating func place(_ request: SelectionRequest, now: MonotonicTime) -> Selection {
         // Who waits already goes first, so a newcomer must not take a slot that one of them could use.
-        if let choice = choose(request, now: now) {
-            take(choice.upstream, client: request.client, now: now)
+        if var choice = choose(request, now: now) {
+            take(&choice, client: request.client, now: now)
             return .attempt(choice)
         }
         guard let first = firstUsable(request, now: now) else {
@@ -82,9 +82,11 @@ package struct UpstreamTable: Sendable {
         return enqueue(request, at: first, now: now)
     }
 
-    mutating func take(_ id: UpstreamID, client: ClientID, now: MonotonicTime) {
+    mutating func take(_ choice: inout Choice, client: ClientID, now: MonotonicTime) {
+        let id = choice.upstream
         entries[id.index].inFlight += 1
         entries[id.index].breaker.take(now)
+        choice.breakerEra = entries[id.index].breaker.era
         queue.running[client, default: 0] += 1
         if routing.policy == .weighted { spendCredit(on: id, now: now) }
     }
@@ -101,15 +103,17 @@ package struct UpstreamTable: Sendable {
         let configuration = entries[id.index].configuration.breaker
         var transition: UpstreamTransition?
         switch report.verdict {
-        case .neutral: entries[id.index].breaker.release()
+        case .neutral: entries[id.index].breaker.release(era: report.breakerEra)
         case .success:
-            if entries[id.index].breaker.succeed(now, configuration) {
+            if entries[id.index].breaker.succeed(era: report.breakerEra, now, configuration) {
                 entries[id.index].recoveredAt = now
                 transition = .breakerClosed
             }
         case .failure:
             let mayOpen = order.contains { $0 != id && entries[$0.index].obstacle(now) == nil }
-            if entries[id.index].breaker.fail(now, configuration, mayOpen: mayOpen, jitter: jitter) {
+            if entries[id.index].breaker.fail(
+                era: report.breakerEra, now, configuration, mayOpen: mayOpen, jitter: jitter)
+            {
                 transition = .breakerOpened(until: entries[id.index].breaker.openUntil)
             }
         }

@@ -16,15 +16,8 @@ enum AdminAccess {
         guard isAllowed(name(ofHost: request.host), configuration) else {
             return RequestRefusal(421, "This name is not served here; see allowed_hosts", closes: false)
         }
-        if let origin = request.origin?.lowercased() {
-            // Exactly this listener: another port of this machine is another site.
-            let host = request.host.lowercased()
-            guard
-                origin == "http://\(host)" || origin == "https://\(host)"
-                    || configuration.allowedOrigins.contains(origin)
-            else {
-                return RequestRefusal(403, "Requests from other sites are not accepted", closes: false)
-            }
+        if !request.isFromOwnOrigin, !configuration.allowedOrigins.contains(request.origin?.lowercased() ?? "") {
+            return RequestRefusal(403, "Requests from other sites are not accepted", closes: false)
         }
         guard let digest = configuration.tokenDigest, !isOpen(request.path) else { return nil }
         return isToken(request.authorization, digest) ? nil : unauthorized
@@ -58,5 +51,14 @@ enum AdminAccess {
         let host = host.lowercased()
         if host.hasPrefix("[") { return String(host.prefix { $0 != "]" }) + "]" }
         return String(host.prefix { $0 != ":" })
+    }
+}
+
+extension RequestHead {
+    /// Whether it comes from a page of exactly this listener, or from no page: another port of this machine is another
+    /// site.
+    var isFromOwnOrigin: Bool {
+        guard let origin = origin?.lowercased() else { return true }
+        return origin == "http://\(host.lowercased())" || origin == "https://\(host.lowercased())"
     }
 }

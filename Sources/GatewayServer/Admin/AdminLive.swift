@@ -92,11 +92,9 @@ extension JSONWriter {
         endArray()
     }
 
-    /// The newest value of each series, with the same names.
+    /// One value of each series, with the same names.
     mutating func point(_ step: TimeSeries.Step, _ upstreams: [String]) {
         beginObject()
-        key("end")
-        value(Timestamp.now)
         field("requests", step.requests)
         field("errors", step.errors)
         key("first_token_p50_ms")

@@ -67,20 +67,13 @@ struct Alert: Sendable, Equatable {
         return alerts
     }
 
-    /// The last failure in words, with its timer.
+    /// The last failure in words, with the value of its timer.
     private static func reason(_ trouble: Trouble, _ timeouts: UpstreamTimeouts) -> String {
         switch trouble.label {
         case "connect_timer": "connect timer \(DurationText.format(timeouts.connect))"
         case "first_token_timer": "first-token timer \(DurationText.format(timeouts.firstToken))"
         case "idle_timer": "idle timer \(DurationText.format(timeouts.idle))"
-        case "connect": "it refuses connections"
-        case "resolve": "its name has no address"
-        case "no_reply": "it closed the connection without an answer"
-        case "protocol_error": "its answer was cut or damaged"
-        case "truncated": "its answer ended before its end"
-        case "error_object": "it answered with an error"
-        case "malformed", "unexpected_shape": "its answer is not what such a server sends"
-        default: trouble.label.replacing("_", with: " ")
+        default: PlanText.words(ofResult: trouble.label)
         }
     }
 }

@@ -87,15 +87,19 @@ final class DashboardFeed {
     private func sendTick(_ requests: [RunningRequest], _ total: Int) {
         let snapshot = gateway.snapshot
         let names = snapshot.configuration.upstreams.map(\.name)
-        let (point, step) = gateway.metrics.withSeries { ($0.last(.now), $0.stepNumber(.now)) }
+        let (steps, step) = gateway.metrics.withSeries { ($0.steps(.now), $0.stepNumber(.now)) }
         let (recent, finished) = gateway.history.recent(after: lastID, limit: Self.recentShown)
         let event = event("tick") { writer in
             writeState(snapshot, requests, total, &writer)
             writer.field("finished", finished - lastFinished)
             writeRecent(recent, finished, &writer)
-            writer.key("point")
-            writer.point(point, names)
-            writer.field("new_point", step != lastStep)
+            // The last one that was sent was not over then.
+            writer.key("points")
+            writer.beginArray()
+            for point in steps.suffix(Int(min(step - lastStep, TimeSeries.stepCount - 1)) + 1) {
+                writer.point(point, names)
+            }
+            writer.endArray()
         }
         lastStep = step
         connection.stream(capacity: event.readableBytes) { $0.writeImmutableBuffer(event) }

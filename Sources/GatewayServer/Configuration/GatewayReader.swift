@@ -70,7 +70,8 @@ enum GatewayReader {
         admin.allowedOrigins = table.strings("allowed_origins", admin.allowedOrigins).map { $0.lowercased() }
         for origin in admin.allowedOrigins where !isOrigin(origin) {
             table.fault(
-                .badValue, "allowed_origins", "\"\(origin)\" is not accepted; accepted: https://HOST or http://HOST:PORT")
+                .badValue, "allowed_origins",
+                "\"\(origin)\" is not accepted; accepted: https://HOST or http://HOST:PORT")
         }
         if let text = table.optionalString("token_hash", isSecret: true) {
             admin.tokenDigest = tokenDigest(text)
@@ -130,7 +131,9 @@ enum GatewayReader {
     private static func defaultHistoryPath(_ environment: [String: String]) -> String? {
         let file = "/history.sqlite"
         if let folder = environment["STATE_DIRECTORY"]?.split(separator: ":").first { return folder + file }
-        if let folder = environment["XDG_STATE_HOME"], folder.hasPrefix("/") { return folder + "/webllm-gateway" + file }
+        if let folder = environment["XDG_STATE_HOME"], folder.hasPrefix("/") {
+            return folder + "/webllm-gateway" + file
+        }
         guard let home = environment["HOME"], home.hasPrefix("/") else { return nil }
         return home + "/.local/state/webllm-gateway" + file
     }

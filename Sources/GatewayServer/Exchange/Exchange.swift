@@ -55,6 +55,7 @@ actor Exchange {
         } catch {
             return refuse(error.message, route: "infer")
         }
+        if let refusal = pinRefusal { return refuse(refusal, route: "infer") }
         let modelID = request.modelID ?? settings.webllm.defaultModel
         if request.stream { stream = TokenStreamWriter(head.acceptsNDJSON ? .ndjson : .sse) }
         let onPiece: Generation.PieceHandler = { [unowned self] piece in assumeIsolated { $0.send(piece) } }
@@ -86,6 +87,14 @@ actor Exchange {
         return generation
     }
 
+    /// A pin that names no upstream would fail, as if all had.
+    private var pinRefusal: String? {
+        guard settings.routing.allowPin, let name = head.pinnedUpstream,
+            !settings.upstreams.contains(where: { $0.name == name })
+        else { return nil }
+        return "X-Gateway-Upstream names no upstream of this gateway"
+    }
+
     /// Commit, then stream: the head goes out with the first piece.
     private func send(_ piece: String) {
         guard let stream else { return }
@@ -111,15 +120,16 @@ actor Exchange {
             hasStreamStarted = true
             var first = ByteBuffer()
             stream.heartbeat(into: &first)
-            connection.value.startStream(streamHead(), first: first)
+            connection.value.startStream(streamHead(isCommitted: false), first: first)
         }
     }
 
-    private func streamHead() -> ReplyHead {
+    /// - Parameter isCommitted: before that nobody knows which upstream will answer.
+    private func streamHead(isCommitted: Bool = true) -> ReplyHead {
         var reply = ReplyHead(200, contentType: stream?.contentType ?? "", requestID: headerID)
         reply.fields = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
         let generation = generations.first
-        addGatewayFields(&reply, generation?.assumeIsolated { $0.attempts } ?? [])
+        if isCommitted { addGatewayFields(&reply, generation?.assumeIsolated { $0.attempts } ?? []) }
         addQueuePosition(&reply, generation?.assumeIsolated { $0.queuePosition })
         return reply
     }
@@ -188,13 +198,14 @@ actor Exchange {
         generations = []
         let report = InferReport(
             requestID: requestID, result: result, mode: mode, modelID: modelID, webllm: settings.webllm)
-        reply(report, result)
         let record = AccessRecord(
             requestID: headerID, route: "infer", method: head.method.rawValue, status: report.status,
             outcome: report.outcome, duration: .now - accepted, trace: result.trace,
             tokens: report.reply.tokensGenerated)
+        // Before its client has the answer: who asks for the history then finds it there.
         keep(report, record)
         gateway.finished(record, settings.log)
+        reply(report, result)
     }
 
     private func keep(_ report: InferReport, _ record: AccessRecord) {
@@ -208,6 +219,7 @@ actor Exchange {
     func batch(_ body: ByteBuffer) {
         do throws(RequestFault) {
             let request = try WebLLMReader.batch(body, limits: snapshot.webllmLimits, parser: loop.value.parser)
+            if let refusal = pinRefusal { return refuse(refusal, route: "batch") }
             start { exchange in await exchange.answer(request) }
         } catch {
             refuse(error.message, route: "batch")
@@ -249,17 +261,6 @@ actor Exchange {
         }
         generations = []
         let outcome: RequestOutcome = abandonReason == nil ? .ok : abandonReason == .clientLeft ? .clientLeft : .drained
-        if outcome != .clientLeft {
-            var writer = JSONWriter()
-            let message = "The gateway is stopping"
-            writer.batch(
-                results.enumerated().map { index, result in
-                    result ?? BatchResult.refused(error: message, promptJSON: request.items[index].json)
-                })
-            var reply = Reply(ReplyHead(200, requestID: headerID), body: writer.buffer)
-            addGatewayFields(&reply.head, attempts)
-            connection.value.reply(reply)
-        }
         var trace = GenerationTrace()
         trace.attempts = attempts
         gateway.finished(
@@ -267,6 +268,16 @@ actor Exchange {
                 requestID: headerID, route: "batch", method: head.method.rawValue,
                 status: outcome == .clientLeft ? 499 : 200, outcome: outcome, duration: .now - accepted, trace: trace,
                 tokens: tokens), settings.log)
+        guard outcome != .clientLeft else { return }
+        var writer = JSONWriter()
+        let message = "The gateway is stopping"
+        writer.batch(
+            results.enumerated().map { index, result in
+                result ?? BatchResult.refused(error: message, promptJSON: request.items[index].json)
+            })
+        var reply = Reply(ReplyHead(200, requestID: headerID), body: writer.buffer)
+        addGatewayFields(&reply.head, attempts)
+        connection.value.reply(reply)
     }
 
     private func addItem(

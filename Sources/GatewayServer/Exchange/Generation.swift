@@ -14,7 +14,9 @@ actor Generation {
         case attemptEnded(Followed)
         case granted(Choice)
         /// Another client's request took its place in the queue.
-        case displaced
+        case displaced(retryAfter: Int)
+        /// No upstream is left that it could wait for.
+        case stranded
         case loadEnded(ModelLoader.Result)
         /// An operator disabled the upstream.
         case interrupted
@@ -91,6 +93,8 @@ actor Generation {
     /// Where the running attempt is.
     private var upstream: UpstreamID?
     private var reply: AttemptReply?
+    /// The running attempt's transfer has told its end.
+    private var isTransferOver = false
     private var events: [UpstreamEvent] = []
     private var trace = GenerationTrace()
     private var text = ""
@@ -102,6 +106,8 @@ actor Generation {
     private var queueDeadline: MonotonicTime?
     private var backoffEnd: MonotonicTime?
     private var firstTokenDeadline: MonotonicTime?
+    /// How long the first token may take in all.
+    private var firstTokenPatience = Duration.zero
     private var idleTimeout: Duration?
     private var lastObject = MonotonicTime(nanoseconds: 0)
     /// Bytes of the transfer that are not acknowledged yet: held back while the client does not read.
@@ -160,7 +166,7 @@ actor Generation {
             case .abandoned(let reason):
                 return finish(.abandoned(reason))
             case .failed(let failure):
-                trace.lastFailure = failure
+                trace.failures.append(failure)
                 if isCommitted { return finish(.cutOff(failure)) }
                 text = ""
                 pieces = 0
@@ -179,7 +185,7 @@ actor Generation {
     private var isCommitted: Bool { job.onPiece != nil && !text.isEmpty }
 
     private func finish(_ end: GenerationResult.End) -> GenerationResult {
-        GenerationResult(end: end, text: text, trace: trace)
+        GenerationResult(end: end, text: text, trace: trace, isCommitted: isCommitted)
     }
 
     private enum Admission {
@@ -228,12 +234,15 @@ actor Generation {
                 switch await next() {
                 case .granted(let choice):
                     return .success(choice)
-                case .displaced:
-                    return .failure(.overloaded(retryAfter: 1))
+                case .displaced(let retryAfter):
+                    return .failure(.overloaded(retryAfter: retryAfter))
+                case .stranded:
+                    trace.exhaustion = .noneEnabled
+                    return .failure(.failed)
                 case .timer(.queue):
                     gateway.limits.note(.queueTime)
-                    gateway.leaveQueue(waiter)
-                    return .failure(.overloaded(retryAfter: 1))
+                    gateway.logTimer("queue", .now - started, requestID: job.requestID)
+                    return .failure(.overloaded(retryAfter: gateway.leaveQueue(waiter)))
                 case .timer(.total):
                     gateway.leaveQueue(waiter)
                     return .failure(.abandoned(.totalDeadline))
@@ -271,7 +280,10 @@ actor Generation {
         let timeouts = endpoint.configuration.timeouts
         send(to: endpoint, model: model)
         let result = await follow(request, model: model, cold: timeouts.firstTokenCold - timeouts.firstToken)
-        if !result.hasEnded { transfer?.cancel() }
+        if let transfer, !isTransferOver {
+            // After an answer's end only the end of its transfer is awaited, as its connection can be used again.
+            if result.hasEnded { loop.value.linger(transfer) } else { transfer.cancel() }
+        }
         return result
     }
 
@@ -282,8 +294,10 @@ actor Generation {
         let timeouts = endpoint.configuration.timeouts
         trace.phase = .prompt
         trace.requestSent()
+        firstTokenPatience = timeouts.firstToken
         firstTokenDeadline = .now + timeouts.firstToken
         reply = AttemptReply(kind, idleTimeout: timeouts.idle)
+        isTransferOver = false
         let receiver = AttemptReceiver(generation: self, attempt: attempt)
         transfer = gateway.engine.start(
             TransferRequest(
@@ -303,7 +317,8 @@ actor Generation {
         defer { trace.loadTime += .now - started }
         let timeouts = endpoint.configuration.timeouts
         let isElsewhere = gateway.isLoadedElsewhere(request, than: choice.upstream)
-        firstTokenDeadline = started + (isElsewhere ? timeouts.firstToken : timeouts.firstTokenCold)
+        firstTokenPatience = isElsewhere ? timeouts.firstToken : timeouts.firstTokenCold
+        firstTokenDeadline = started + firstTokenPatience
         gateway.loader.load(model, on: choice.upstream, endpoint, loop: loop.value, for: self)
         defer { gateway.loader.leave(self) }
         while true {
@@ -314,11 +329,13 @@ actor Generation {
             case .loadEnded(.failed(let failure, let isFirst)):
                 return Followed(outcome: .failed(failure), hasEnded: true, isShared: !isFirst)
             case .timer(.firstToken):
-                return Followed(outcome: .failed(.firstTokenTimer), hasEnded: true, isShared: true)
+                // Where another upstream has the model, leaving is not the fault of the one that loads it.
+                let isShared = isElsewhere || !gateway.loader.timedOut(model, on: choice.upstream)
+                return Followed(outcome: .failed(.firstTokenTimer), hasEnded: true, isShared: isShared)
             case .timer(.total): return Followed(outcome: .abandoned(.totalDeadline), hasEnded: true)
             case .abandoned(let reason): return Followed(outcome: .abandoned(reason), hasEnded: true)
             case .interrupted: return Followed(outcome: .failed(.disabled), hasEnded: true)
-            case .attemptEnded, .granted, .displaced, .timer: break  // what came before
+            case .attemptEnded, .granted, .displaced, .stranded, .timer: break  // what came before
             }
         }
     }
@@ -335,6 +352,7 @@ actor Generation {
                     !gateway.isLoadedElsewhere(request, than: upstream)
                 {
                     mayExtend = false
+                    firstTokenPatience += cold
                     firstTokenDeadline = .now + cold
                     continue
                 }
@@ -343,7 +361,7 @@ actor Generation {
             case .timer(.total): return Followed(outcome: .abandoned(.totalDeadline), hasEnded: false)
             case .abandoned(let reason): return Followed(outcome: .abandoned(reason), hasEnded: false)
             case .interrupted: return Followed(outcome: .failed(.disabled), hasEnded: false)
-            case .granted, .displaced, .loadEnded, .timer: break  // what came before
+            case .granted, .displaced, .stranded, .loadEnded, .timer: break  // what came before
             }
         }
     }
@@ -352,6 +370,7 @@ actor Generation {
     /// token. What comes after the attempt's end is let go.
     func receive(attempt: Int, _ event: TransferEvent) {
         guard attempt == self.attempt else { return }
+        if case .end = event { isTransferOver = true }
         if let departure { return note(event, after: departure) }
         guard let reply, let followed = handle(event, reply) else { return }
         self.reply = nil
@@ -448,7 +467,7 @@ actor Generation {
     /// Tells the table, and the log where an operator should know.
     private func settle(_ choice: Choice, _ ended: Followed, heldFor: Duration) -> FallbackDecision {
         var decision = FallbackDecision()
-        var report = AttemptReport(.neutral, heldFor: heldFor)
+        var report = AttemptReport(.neutral, breakerEra: choice.breakerEra, heldFor: heldFor)
         switch ended.outcome {
         case .success:
             report.verdict = .success
@@ -465,7 +484,10 @@ actor Generation {
             report.rest = decision.rest
             report.label = failure.label
             if case .reply(.lineTooLong) = failure { gateway.limits.note(.reply) }
-            gateway.logFailure(failure, upstream: upstream, requestID: job.requestID, elapsed: heldFor, decision)
+            gateway.logFailure(
+                failure, upstream: upstream, requestID: job.requestID, elapsed: heldFor,
+                timer: patience(failure, upstream),
+                decision)
         }
         gateway.metrics.attempt(
             trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces,
@@ -474,6 +496,16 @@ actor Generation {
         trace.end(ended.outcome)
         gateway.settle(choice.upstream, client: job.client, report)
         return decision
+    }
+
+    /// The time that the timer gave which ended an attempt.
+    private func patience(_ failure: AttemptFailure, _ upstream: UpstreamConfiguration) -> Duration? {
+        switch failure {
+        case .connectTimer: upstream.timeouts.connect
+        case .firstTokenTimer: firstTokenPatience
+        case .idleTimer: upstream.timeouts.idle
+        default: nil
+        }
     }
 
     // MARK: What operators see of it
@@ -517,14 +549,20 @@ actor Generation {
     private func takeGrant(_ choice: Choice) {
         if abandonReason != nil {
             // It left while the grant was on its way: the slot goes on to the next.
-            gateway.settle(choice.upstream, client: job.client, AttemptReport(.neutral))
+            gateway.settle(
+                choice.upstream, client: job.client, AttemptReport(.neutral, breakerEra: choice.breakerEra))
         } else {
             post(.granted(choice))
         }
     }
 
     /// From any thread: its place in the queue is gone.
-    nonisolated func displace() { eventLoop.execute { self.assumeIsolated { $0.post(.displaced) } } }
+    nonisolated func displace(retryAfter: Int) {
+        eventLoop.execute { self.assumeIsolated { $0.post(.displaced(retryAfter: retryAfter)) } }
+    }
+
+    /// From any thread: what it could wait for was taken out.
+    nonisolated func strand() { eventLoop.execute { self.assumeIsolated { $0.post(.stranded) } } }
 
     /// From any thread: the load it waits for has ended.
     nonisolated func loadEnded(_ result: ModelLoader.Result) {
@@ -565,6 +603,7 @@ actor Generation {
         if now >= totalDeadline {
             if abandonReason == nil {
                 abandonReason = .totalDeadline
+                gateway.logTimer("total", now - job.accepted, requestID: job.requestID)
                 post(.timer(.total))
             }
         } else if let deadline = queueDeadline, now >= deadline {

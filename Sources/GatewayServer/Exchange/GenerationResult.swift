@@ -16,6 +16,8 @@ struct GenerationResult: Sendable {
     /// What came of the answer, untrimmed.
     var text: String
     var trace: GenerationTrace
+    /// Whether the client has a piece of the answer.
+    var isCommitted: Bool
 }
 
 /// The phases of a generation and the attempts it took, for the access log, history and metrics.
@@ -56,7 +58,8 @@ struct GenerationTrace: Sendable {
     var firstTokenTime: Duration?
     /// The successful attempt alone.
     var inferenceTime = Duration.zero
-    var lastFailure: AttemptFailure?
+    /// Of the attempts, in their order.
+    var failures: [AttemptFailure] = []
     /// When the request was sent, after any load.
     private var attemptStart = MonotonicTime(nanoseconds: 0)
     private var attemptBegin = MonotonicTime(nanoseconds: 0)

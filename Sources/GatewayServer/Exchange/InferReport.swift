@@ -31,10 +31,9 @@ struct InferReport: Sendable {
             reply.tokensGenerated = usage.completionTokens ?? WebLLMText.estimatedTokens(text)
             promptTokens = usage.promptTokens
         case .failed:
-            let isTimeout = result.trace.lastFailure?.isTimeout == true
-            (outcome, fault) = Self.unanswered(&reply, webllm, isTimeout: isTimeout)
-        case .abandoned(.totalDeadline) where result.text.isEmpty:
-            (outcome, fault) = Self.unanswered(&reply, webllm, isTimeout: true)
+            (outcome, fault) = Self.unanswered(&reply, webllm, Self.fault(result.trace.failures))
+        case .abandoned(.totalDeadline) where !result.isCommitted:
+            (outcome, fault) = Self.unanswered(&reply, webllm, Self.timeout)
         case .abandoned(.totalDeadline):
             outcome = .cutOff
             fault = Fault(status: 504, message: "The answer took too long and was cut off")
@@ -58,16 +57,29 @@ struct InferReport: Sendable {
         }
     }
 
+    private static let timeout = Fault(status: 504, message: "No model answered in time")
+
+    /// What the failures of all attempts add up to.
+    private static func fault(_ failures: [AttemptFailure]) -> Fault {
+        let rests = failures.compactMap { failure -> Int? in
+            if case .tooManyRequests(let retryAfter) = failure { FallbackPolicy.rest(retryAfter) } else { nil }
+        }
+        if let shortest = rests.min(), rests.count == failures.count {
+            return Fault(status: 429, message: "Every model server asks to wait", retryAfter: shortest)
+        }
+        if failures.allSatisfy({ $0 == .busy || $0 == .disabled }) {
+            return Fault(status: 503, message: "No model is available now; try again later", retryAfter: 5)
+        }
+        return failures.last?.isTimeout == true ? timeout : Fault(status: 502, message: "No model could answer")
+    }
+
     private static func unanswered(
-        _ reply: inout InferReply, _ webllm: WebLLMConfiguration, isTimeout: Bool
+        _ reply: inout InferReply, _ webllm: WebLLMConfiguration, _ fault: Fault
     ) -> (RequestOutcome, Fault?) {
         reply.inferenceTime = .zero
-        if !webllm.fallbackMessage.isEmpty {
-            reply.text = webllm.fallbackMessage
-            return (.fallback, nil)
-        }
-        let message = isTimeout ? "No model answered in time" : "No model could answer"
-        return (.upstreamsFailed, Fault(status: isTimeout ? 504 : 502, message: message))
+        guard !webllm.fallbackMessage.isEmpty else { return (.upstreamsFailed, fault) }
+        reply.text = webllm.fallbackMessage
+        return (.fallback, nil)
     }
 
     /// What the history tells of a failure.

@@ -19,8 +19,17 @@ final class ModelLoader: Sendable {
         var model: String
     }
 
-    private let loads = Mutex<[Key: [Generation]]>([:])
+    private struct Load {
+        var waiters: [Generation] = []
+        /// A waiter's patience ended before the load did.
+        var hasTimedOut = false
+    }
+
+    private let loads = Mutex<[Key: Load]>([:])
     private unowned let gateway: Gateway
+
+    /// Longest load. Far beyond the waiters' patience: to end it would abort it, and the next one would begin anew.
+    private static let maxDuration: Duration = .seconds(3600)
 
     init(gateway: Gateway) { self.gateway = gateway }
 
@@ -31,7 +40,7 @@ final class ModelLoader: Sendable {
         let key = Key(upstream: id, model: model)
         let isFirst = loads.withLock { loads in
             let isFirst = loads[key] == nil
-            loads[key, default: []] += waiter.map { [$0] } ?? []
+            loads[key, default: Load()].waiters += waiter.map { [$0] } ?? []
             return isFirst
         }
         guard isFirst else { return }
@@ -45,19 +54,29 @@ final class ModelLoader: Sendable {
         _ = gateway.engine.start(
             TransferRequest(
                 method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
-                timers: TransferTimers(connect: timeouts.connect, total: timeouts.firstTokenCold)),
+                timers: TransferTimers(connect: timeouts.connect, total: Self.maxDuration)),
             receiver: receiver, on: loop.delivery)
     }
 
     /// A client that leaves does not end the load.
     func leave(_ generation: Generation) {
         loads.withLock { loads in
-            for key in loads.keys { loads[key]?.removeAll { $0 === generation } }
+            for key in loads.keys { loads[key]?.waiters.removeAll { $0 === generation } }
+        }
+    }
+
+    /// A waiter's patience is over, and the load goes on.
+    /// - Returns: whether it is the first whose is: the failure counts once.
+    func timedOut(_ model: String, on id: UpstreamID) -> Bool {
+        loads.withLock { loads in
+            let key = Key(upstream: id, model: model)
+            defer { loads[key]?.hasTimedOut = true }
+            return loads[key]?.hasTimedOut == false
         }
     }
 
     private func finished(_ key: Key, _ endpoint: UpstreamEndpoint, _ failure: AttemptFailure?, took: Duration) {
-        let waiters = loads.withLock { $0.removeValue(forKey: key) } ?? []
+        let load = loads.withLock { $0.removeValue(forKey: key) } ?? Load()
         var metadata: Logger.Metadata = [
             "upstream": .string(endpoint.configuration.name), "model": .string(key.model),
             "elapsed_ms": .stringConvertible(Int(took.milliseconds)),
@@ -69,8 +88,8 @@ final class ModelLoader: Sendable {
             gateway.noteLoaded(key.upstream, key.model)
             gateway.logger.info("model loaded", metadata: metadata)
         }
-        for (index, waiter) in waiters.enumerated() {
-            waiter.loadEnded(failure.map { .failed($0, isFirst: index == 0) } ?? .loaded)
+        for (index, waiter) in load.waiters.enumerated() {
+            waiter.loadEnded(failure.map { .failed($0, isFirst: index == 0 && !load.hasTimedOut) } ?? .loaded)
         }
     }
 }

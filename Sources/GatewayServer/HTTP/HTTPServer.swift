@@ -16,6 +16,8 @@ package final class HTTPServer: Sendable {
     private let loops: [NIOLoopBound<LoopContext>]
     private let probers: NIOLoopBound<ProberSet>
     private let source: ConfigurationSource?
+    /// As the process started: what takes effect only then is compared with it.
+    private let started: GatewayConfiguration
     private let isStopped = Atomic<Bool>(false)
 
     /// The addresses that clients are served on: the ports the system chose, where 0 was asked for.
@@ -71,6 +73,7 @@ package final class HTTPServer: Sendable {
         self.loops = loops
         self.probers = probers
         self.source = source
+        started = gateway.configuration
     }
 
     /// Ends as policy says: no new connections, idle ones closed, running requests for at most the drain time.
@@ -116,13 +119,12 @@ extension HTTPServer: GatewayOperations {
     package func reload() throws -> [String] {
         guard let source else { throw GatewayError("this gateway has no configuration to read again") }
         do {
-            let old = gateway.configuration
             let configuration = try source()
             let snapshot = try gateway.apply(configuration)
             let probers = probers
             probers.eventLoop.execute { probers.value.update(snapshot) }
             gateway.metrics.reload(success: true)
-            let needsRestart = configuration.settingsThatNeedRestart(from: old)
+            let needsRestart = configuration.settingsThatNeedRestart(from: started)
             gateway.logger.info(
                 "configuration reloaded",
                 metadata: needsRestart.isEmpty ? nil : ["needs_restart": "\(needsRestart.joined(separator: ","))"])

@@ -123,6 +123,8 @@ enum WebLLMReplies {
     }
 
     static func clear(_ call: Routes.Call) -> Reply {
+        // It takes no body, so a page of any site could send it through a browser of this network.
+        guard call.request.isFromOwnOrigin else { return .error(403, "Requests from other sites are not accepted") }
         call.gateway.history.clear()
         return .object { writer in
             writer.field("status", "cleared")

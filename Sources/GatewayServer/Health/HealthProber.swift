@@ -45,6 +45,8 @@ final class HealthProber {
     private var modelsFreshUntil = MonotonicTime(nanoseconds: 0)
     /// llama.cpp answers `/health`; a server that does not is asked for its models.
     private var livenessPath: String
+    /// A prober that a reload made finds its upstream up already, and has models of its own to load.
+    private var hasWarmed = false
     private var isStopped = false
 
     private static let modelListInterval: Duration = .seconds(30)
@@ -93,7 +95,9 @@ final class HealthProber {
         }
         get(livenessPath) { [self] status, failure, _ in
             let isAlive = failure == nil && (endpoint.configuration.kind == .query ? status < 500 : status == 200)
-            if !isAlive, status == 404, endpoint.configuration.kind == .openai, livenessPath.hasSuffix("/health") {
+            if !isAlive, (400...499).contains(status), endpoint.configuration.kind == .openai,
+                livenessPath.hasSuffix("/health")
+            {
                 livenessPath = Self.serverPath(endpoint.configuration) + "/v1/models"
                 probe()
                 return
@@ -104,7 +108,7 @@ final class HealthProber {
 
     private func finished(_ isAlive: Bool, reason: String) {
         let transition = gateway.probeFinished(id, success: isAlive, reason: reason)
-        if transition == .probedUp { warm() }
+        if isAlive, !hasWarmed || transition == .probedUp { warm() }
         guard isAlive else {
             modelsFreshUntil = MonotonicTime(nanoseconds: 0)
             schedule()
@@ -117,8 +121,9 @@ final class HealthProber {
         }
     }
 
-    /// Loads the configured models after the start and after a recovery.
+    /// Loads the configured models after the start, after a reload that changed the upstream, and after a recovery.
     private func warm() {
+        hasWarmed = true
         guard endpoint.configuration.kind == .ollama else { return }
         for model in endpoint.configuration.warm.models {
             gateway.loader.load(model, on: id, endpoint, loop: loop, for: nil)

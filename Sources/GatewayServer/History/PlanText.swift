@@ -78,11 +78,56 @@ enum PlanText {
             case .best: "\(attempt.upstream) was first by the policy \(policy.rawValue)"
             }
         let passed = attempt.candidates.prefix { $0.name != attempt.upstream }.compactMap { candidate in
-            candidate.skip.flatMap { $0 == .tried ? nil : "\(candidate.name) (\($0.rawValue))" }
+            candidate.skip.flatMap { $0 == .tried ? nil : "\(candidate.name) (\(words(of: $0)))" }
         }
         if !passed.isEmpty { text += "; passed over: \(passed.joined(separator: ", "))" }
-        if attempt.label != "ok" { text += "; it ended with \(attempt.label)" }
+        if attempt.label != "ok" { text += "; \(words(ofResult: attempt.label))" }
         return text + "."
+    }
+
+    /// What became of an attempt, by its label.
+    static func words(ofResult label: String) -> String {
+        switch label {
+        case "resolve": "its name has no address"
+        case "connect": "it refuses connections"
+        case "connect_timer": "the connect timer ended it"
+        case "tls": "no secure connection to it was possible"
+        case "no_reply", "stale_connection": "it closed the connection without an answer"
+        case "first_token_timer": "the first-token timer ended it"
+        case "idle_timer": "the idle timer ended it"
+        case "busy": "it was busy"
+        case "model_not_found": "it does not have the model"
+        case "protocol_error": "its answer was cut or damaged"
+        case "truncated": "its answer ended before its end"
+        case "error_object": "it answered with an error"
+        case "empty": "its answer was empty"
+        case "malformed", "unexpected_shape": "its answer is not what such a server sends"
+        case "line_too_long": "its answer was too long"
+        case "disabled": "an operator disabled it"
+        case "client_left": "the client left"
+        case "drain": "the gateway stopped"
+        case "total_deadline": "the total time was over"
+        case "cancelled": "an operator ended the request"
+        case "running": "it still runs"
+        default:
+            label.hasPrefix("status_")
+                ? "it answered with status \(label.dropFirst(7))" : label.replacing("_", with: " ")
+        }
+    }
+
+    private static func words(of reason: SkipReason) -> String {
+        switch reason {
+        case .tried: "tried before"
+        case .notPinned: "the client asked for another"
+        case .disabled: "disabled by an operator"
+        case .draining: "drained by an operator"
+        case .probedDown: "its health probes fail"
+        case .breakerOpen: "its breaker is open"
+        case .breakerProbing: "another request tries whether it has recovered"
+        case .resting: "it asked for a rest"
+        case .full: "no slot was free"
+        case .slowStart: "it has just recovered"
+        }
     }
 
     private static func outcomeWords(_ outcome: RequestOutcome) -> String {

@@ -21,11 +21,11 @@ struct AccessRecord: Sendable {
         line.field("status", status)
         line.field("outcome", outcome.rawValue)
         line.field("duration_ms", duration)
+        if trace.queueTime > .zero { line.field("queue_ms", trace.queueTime) }
+        if !trace.skipped.isEmpty { line.field("skipped", trace.skippedText) }
         guard let upstream = trace.upstream else { return }
         line.field("upstream", upstream)
         line.field("attempts", trace.attemptsText)
-        if !trace.skipped.isEmpty { line.field("skipped", trace.skippedText) }
-        if trace.queueTime > .zero { line.field("queue_ms", trace.queueTime) }
         if trace.loadTime > .zero { line.field("load_ms", trace.loadTime) }
         line.field("connect_ms", trace.connectTime)
         if let time = trace.firstTokenTime { line.field("first_token_ms", time) }

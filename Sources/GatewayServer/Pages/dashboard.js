@@ -229,14 +229,13 @@ function start(event) {
   recent.isNew = true;
 }
 
-function tick(event, elapsed) {
+function putPoint({ upstreams, ...point }, isNew) {
   const count = feed.series.requests.length;
   const put = (values, value) => {
-    if (event.new_point) values.push(value);
+    if (isNew) values.push(value);
     else values[values.length - 1] = value;
     if (values.length > count) values.shift();
   };
-  const { end, upstreams, ...point } = event.point;
   for (const [key, value] of Object.entries(point)) put(feed.series[key], value);
   for (const { name, ...values } of upstreams) {
     let own = feed.series.upstreams.find((upstream) => upstream.name === name);
@@ -247,9 +246,14 @@ function tick(event, elapsed) {
     }
     for (const [key, value] of Object.entries(values)) put(own[key], value);
   }
-  if (event.new_point) {
-    feed.end = parseTime(end);
-    feed.pushed += 1;
+}
+
+function tick(event, elapsed) {
+  // The first point is that of the last one told, which was not over then.
+  event.points.forEach((point, index) => putPoint(point, index > 0));
+  if (event.points.length > 1) {
+    feed.end = parseTime(event.status.timestamp);
+    feed.pushed += event.points.length - 1;
     feed.isSeriesNew = true;
   }
   feed.seconds = [...feed.seconds.slice(-59), { count: event.finished, seconds: elapsed / 1000 }];

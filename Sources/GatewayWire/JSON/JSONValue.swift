@@ -41,6 +41,9 @@ package struct JSONValue {
         }
     }
 
+    /// A server's count of tokens; nil for what no server could mean, which sums must not overflow on.
+    var tokenCount: Int? { wholeNumber.flatMap { (0...Int(Int32.max)).contains($0) ? $0 : nil } }
+
     /// nil for anything but a number; integers above Int64 become doubles.
     package var number: JSONNumber? {
         switch csj_type_of(raw) {

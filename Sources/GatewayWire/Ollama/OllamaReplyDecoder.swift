@@ -45,9 +45,9 @@ struct OllamaReplyDecoder {
             } else if key.isEqual("error") {
                 isError = !value.isNull
             } else if key.isEqual("eval_count") {
-                usage.completionTokens = value.wholeNumber
+                usage.completionTokens = value.tokenCount
             } else if key.isEqual("prompt_eval_count") {
-                usage.promptTokens = value.wholeNumber
+                usage.promptTokens = value.tokenCount
             }
         }
         if isError {

@@ -63,8 +63,8 @@ struct OpenAIReplyDecoder {
             return false
         }
         if let usage = object["usage"], usage.kind == .object {
-            state.usage.completionTokens = usage["completion_tokens"]?.wholeNumber
-            state.usage.promptTokens = usage["prompt_tokens"]?.wholeNumber
+            state.usage.completionTokens = usage["completion_tokens"]?.tokenCount
+            state.usage.promptTokens = usage["prompt_tokens"]?.tokenCount
         }
         guard let choice = object["choices"]?.firstElement, let delta = choice["delta"] ?? choice["message"] else {
             output.append(.progress)

@@ -84,7 +84,7 @@ package enum WebLLMReader {
         request.modelID = try fields.name(fields.modelID, "model_id")
         var samplingFault: String?
         do {
-            request.sampling = try fields.sampling()
+            request.sampling = try fields.batchSampling()
         } catch {
             // A wrong type is the request's fault; a value out of range is told for each item, as it always was.
             guard error.message.hasPrefix("Temperature") || error.message.hasPrefix("Max tokens") else { throw error }
@@ -184,6 +184,17 @@ private struct Fields {
     }
 
     func sampling() throws(RequestFault) -> SamplingParameters {
+        var sampling = try batchSampling()
+        sampling.topP = try number(topP, "top_p")
+        if let value = sampling.topP?.doubleValue, !(value > 0 && value <= 1) {
+            throw RequestFault("Top P must be between 0 and 1")
+        }
+        sampling.topK = try whole(topK, "top_k")
+        return sampling
+    }
+
+    /// What a batch has of them; its other fields are ignored, as all unknown ones are.
+    func batchSampling() throws(RequestFault) -> SamplingParameters {
         var sampling = SamplingParameters()
         sampling.temperature = try number(temperature, "temperature")
         if let value = sampling.temperature?.doubleValue, !(0...2).contains(value) {
@@ -193,11 +204,6 @@ private struct Fields {
         if let value = sampling.maxTokens, !(1...2048).contains(value) {
             throw RequestFault("Max tokens must be between 1 and 2048")
         }
-        sampling.topP = try number(topP, "top_p")
-        if let value = sampling.topP?.doubleValue, !(value > 0 && value <= 1) {
-            throw RequestFault("Top P must be between 0 and 1")
-        }
-        sampling.topK = try whole(topK, "top_k")
         return sampling
     }
 
