@@ -5,6 +5,7 @@
 """
 import asyncio
 import json
+import re
 import socket
 import struct
 import sys
@@ -254,6 +255,27 @@ async def _(bench):
     return told
 
 
+@case("C07 a client that closes its sending half counts as one that left")
+async def _(bench):
+    go = asyncio.Event()
+
+    async def waits(generation):
+        if generation.prompt == "held":
+            await go.wait()
+        await whole(generation)
+
+    scene = await bench.scene(Model(waits))
+    for stream in [True, False]:
+        reader, writer = await scene.connect()
+        scene.asked += 1
+        writer.write(infer_request("held", stream))
+        await until(lambda: len(scene.models[0].running) == 1, "it runs")
+        writer.write_eof()
+        await until(lambda: not scene.models[0].running, "its generation is stopped", bench.patience)
+        assert await asyncio.wait_for(reader.read(), 2 * bench.patience) == b"", "an answer for a client that left"
+        writer.close()
+
+
 @case("C09 a chunk extension, and chunks, that come byte by byte: 408")
 async def _(bench):
     scene = await bench.scene(Model(), server='body_idle_timeout = "1s"\nbody_timeout = "3s"')
@@ -274,6 +296,20 @@ async def _(bench):
         writer.close()
 
 
+@case("F108 line ends for ever in place of a request: closed when the time for a head is over")
+async def _(bench):
+    scene = await bench.scene(Model(), server='head_timeout = "1s"')
+    reader, writer = await scene.connect()
+    scene.asked += 1
+    started = time.monotonic()
+    answer = asyncio.create_task(read_reply(reader))
+    while not answer.done():
+        writer.write(b"\r\n")
+        await asyncio.wait([answer], timeout=0.1)
+    assert scene.note(answer.result()).status == 408
+    assert time.monotonic() - started < 2 + bench.patience
+
+
 @case("C16 a thousand connections a second that reset at once: others are served")
 async def _(bench):
     scene = await bench.scene(Model())
@@ -292,6 +328,75 @@ async def _(bench):
     await storming
     assert longest < bench.patience, f"a request took {longest:.1f} s"
     return f"{count} requests beside 3000 resets, the longest took {longest * 1000:.0f} ms"
+
+
+@case("S15 200 bodies of 4 MiB at once: those beyond max_body_memory are told so")
+async def _(bench):
+    scene = await bench.scene(Model())
+    memory = scene.gateway.memory_kib()
+    # Whole up to their last piece, so that all are held.
+    piece, pieces, rest, told = b" " * (64 << 10), 64, asyncio.Event(), []
+    head = (b"POST /webllm/api/infer HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % (len(piece) * pieces))
+
+    async def client():
+        reader, writer = await scene.connect()
+        scene.asked += 1
+        answer = asyncio.create_task(read_reply(reader))
+        writer.write(head)
+        for number in range(pieces):
+            if number == pieces - 1:
+                await asyncio.wait([answer, asyncio.create_task(rest.wait())], return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                break
+            writer.write(piece)
+            await writer.drain()
+        told.append(scene.note(await answer).status)
+        writer.close()
+
+    clients = [asyncio.create_task(client()) for _ in range(200)]
+    await until(lambda: len(told) >= 200 - 64, "those beyond 256 MiB are answered", 60)
+    grown = (scene.gateway.memory_kib() - memory) / 1024
+    rest.set()
+    await asyncio.gather(*clients)
+    # Blanks are no JSON.
+    assert sorted(set(told)) == [400, 503] and told.count(400) <= 64, {status: told.count(status) for status in told}
+    assert (await scene.status())["limits"]["body_memory"] == told.count(503)
+    assert bench.quick or grown < 2 * 256, f"memory grew by {grown:.0f} MiB"
+    return f"{told.count(400)} were taken, memory grew by {grown:.0f} MiB"
+
+
+@case("S27 a scrape every 10 ms under load: no counter goes back, and all requests are counted")
+async def _(bench):
+    scene = await bench.scene(Model())
+    running, count = True, 0
+
+    async def client(stream):
+        nonlocal count
+        while running:
+            assert (await scene.ask("x", stream)).end in ("done", 200)
+            count += 1
+
+    name = 'webllm_gateway_requests_total{route="infer",outcome="ok",upstream="u0"}'
+    base = await scene.sample(name)
+    clients = [asyncio.create_task(client(number % 2 == 0)) for number in range(4)]
+    started, last, scrapes = time.monotonic(), {}, 0
+    while time.monotonic() - started < 3:
+        text = (await scene.operator("GET", "/metrics")).body
+        counters = set(re.findall(r"^# TYPE (\S+) counter$", text, re.M))
+        now = {sample: float(value) for sample, value in (line.rsplit(" ", 1) for line in text.splitlines()
+               if not line.startswith("#")) if sample.split("{")[0] in counters}
+        back = {sample: (last[sample], value) for sample, value in now.items() if value < last.get(sample, 0)}
+        assert counters and not back, f"went back: {back}"
+        last, scrapes = now, scrapes + 1
+        await asyncio.sleep(0.01)
+    running = False
+    await asyncio.gather(*clients)
+
+    async def are_counted():
+        return await scene.sample(name) - base == count
+    await until(are_counted, f"{count} requests are counted", 2 * bench.patience)
+    return f"{count} requests, {scrapes} scrapes"
 
 
 if __name__ == "__main__":

@@ -283,6 +283,18 @@ async def _(bench):
     assert (await scene.ask()).status == 200, "the one that has the address is disturbed"
 
 
+@case("S11 a file with a secret that others can read: a warning, without the secret")
+async def _(bench):
+    config = bench.folder / "secret.conf"
+    config.write_text('[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\napi_key = "hidden-secret"\n')
+    for mode, warns in [(0o644, True), (0o640, True), (0o600, False)]:
+        config.chmod(mode)
+        ended = subprocess.run([bench.binary, "check", "--config", config], capture_output=True, text=True, timeout=30)
+        assert ended.returncode == 0, ended.stderr
+        assert ("can be read by other users" in ended.stderr) == warns, f"{mode:o}: {ended.stderr!r}"
+        assert "hidden-secret" not in ended.stdout + ended.stderr
+
+
 # Reloads
 
 SPOILED = {
