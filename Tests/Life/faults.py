@@ -400,5 +400,21 @@ async def _(bench):
     return f"{count} requests, {scrapes} scrapes"
 
 
+@case("X36 an answer of 4 MiB is not in the list of requests")
+async def _(bench):
+    async def long(generation):
+        await generation.piece("long" * (1 << 20) if generation.prompt == "long" else "short")
+        await generation.end()
+
+    scene = await bench.scene(Model(long))
+    reply = await scene.ask("long")
+
+    async def is_listed():
+        listed = await scene.operator("GET", "/admin/requests")
+        assert len(listed.body) < 64 << 10, f"the list has {len(listed.body)} bytes"
+        return reply.json["request_id"] in listed.body
+    await until(is_listed, "the request is listed")
+
+
 if __name__ == "__main__":
     sys.exit(run_cases(__doc__))

@@ -5,6 +5,7 @@
 """
 import asyncio
 import collections
+import json
 import os
 import re
 import signal
@@ -293,6 +294,21 @@ async def _(bench):
         assert ended.returncode == 0, ended.stderr
         assert ("can be read by other users" in ended.stderr) == warns, f"{mode:o}: {ended.stderr!r}"
         assert "hidden-secret" not in ended.stdout + ended.stderr
+
+
+@case("X26 a line break in a name, an address or a key: refused at the start")
+async def _(bench):
+    config = bench.folder / "breaks.conf"
+    upstream = {"name": "u", "kind": "query", "url": "http://127.0.0.1:9/", "api_key": "k"}
+
+    def start(values):
+        config.write_text("[[upstream]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+        return subprocess.run([bench.binary, "check", "--config", config], capture_output=True, text=True, timeout=30)
+
+    assert start(upstream).returncode == 0
+    for key in ["name", "url", "api_key"]:
+        ended = start(upstream | {key: upstream[key] + "\r\nX-Evil: y"})
+        assert ended.returncode == 78 and f"upstream[0].{key}: " in ended.stderr, (key, ended.stderr)
 
 
 # Reloads
