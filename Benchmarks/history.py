@@ -114,7 +114,7 @@ def main():
                 print(f"{path}: p50 {percentile(times, .5):.1f} ms, most {max(times):.1f} ms")
             gateway.end()
 
-            # Sweeping begins a minute after the start, so the test waits for rows to go.
+            # Sweeping begins a second after the start: the test waits for rows to go.
             quiet = load(arguments, folder, ports, upstream, "", 5)
             gateway = Gateway(arguments.gateway, folder, ports, upstream, f"max_rows = {arguments.rows // 2}")
             while get(ports[1], "/admin/status")[1]["history"]["rows"] >= arguments.rows:

@@ -26,10 +26,16 @@ final class HistoryStore: Sendable {
         var isLogHeld = false
     }
 
+    /// An entry that several lists hold: a request has a dozen references, and all would be counted for each of them.
+    private final class Entry: Sendable {
+        let request: StoredRequest
+        init(_ request: consuming StoredRequest) { self.request = request }
+    }
+
     private struct State {
         /// The newest entries, oldest first: what the WebLLM API and the dashboard show.
-        var recent: [StoredRequest] = []
-        var pending: [StoredRequest] = []
+        var recent: [Entry] = []
+        var pending: [Entry] = []
         var pendingBytes = 0
         /// What the totals in the database lack: what waits, and what is being written.
         var unwritten = RequestTotals()
@@ -98,18 +104,19 @@ final class HistoryStore: Sendable {
 
     // MARK: Recording, from any thread
 
-    func record(_ request: StoredRequest) {
+    func record(_ request: consuming StoredRequest) {
+        var request = request
+        if !configuration.storeText { request.text = nil }
+        let bytes = request.text?.utf8.count ?? 0
         let mustSchedule = state.withLock { state in
-            var entry = request
-            entry.id = max(state.lastID + 1, request.id)
-            if !configuration.storeText { entry.text = nil }
-            state.lastID = entry.id
-            state.unwritten.add(entry)
+            request.id = max(state.lastID + 1, request.id)
+            state.lastID = request.id
+            state.unwritten.add(request)
             state.finished += 1
             guard isOn else { return false }
             if state.recent.count >= 2 * Self.recentCount { state.recent.removeFirst(Self.recentCount) }
+            let entry = Entry(request)
             state.recent.append(entry)
-            let bytes = entry.text?.utf8.count ?? 0
             guard state.pending.count + state.inFlight.rows < Self.maxPending,
                 state.pendingBytes + state.inFlight.bytes + bytes <= Self.maxPendingBytes
             else {
@@ -142,13 +149,16 @@ final class HistoryStore: Sendable {
 
     /// The newest entries, oldest first; at most ``recentCount``.
     func recent(_ limit: Int) -> [StoredRequest] {
-        state.withLock { Array($0.recent.suffix(max(0, min(limit, Self.recentCount)))) }
+        state.withLock { $0.recent.suffix(max(0, min(limit, Self.recentCount))).map(\.request) }
     }
 
     /// Entries since a moment, at most `limit`, oldest first; and how many there have been in all since the start.
     func recent(after id: Int64, limit: Int) -> (entries: [StoredRequest], finished: Int) {
         state.withLock { state in
-            (Array(state.recent.reversed().prefix { $0.id > id }.prefix(limit).reversed()), state.finished)
+            (
+                state.recent.reversed().prefix { $0.request.id > id }.prefix(limit).reversed().map(\.request),
+                state.finished
+            )
         }
     }
 
@@ -251,8 +261,8 @@ final class HistoryStore: Sendable {
         guard let entries = try? database.withLock({ $0 })?.requests(newest) else { return }
         state.withLock { state in
             guard state.clears == clears, !state.mustClear else { return }
-            let first = state.recent.first?.id ?? .max
-            state.recent = entries.reversed().filter { $0.id < first } + state.recent
+            let first = state.recent.first?.request.id ?? .max
+            state.recent = entries.reversed().filter { $0.id < first }.map { Entry($0) } + state.recent
         }
     }
 
@@ -296,7 +306,7 @@ final class HistoryStore: Sendable {
             if database.withLock({ $0?.isInPlace }) != true { try reopen() }
             guard let database = database.withLock({ $0 }) else { return }
             if mustClear { try database.clear() }
-            noteWritten(try database.write(batch, adding: totals), clears)
+            noteWritten(try database.write(batch.lazy.map(\.request), adding: totals), clears)
             note(heldLog: database.heldLog(over: Self.maxLogBytes))
         } catch {
             if (error as? DatabaseError)?.isDamage == true { try? reopen(isDamaged: true) }
@@ -307,7 +317,7 @@ final class HistoryStore: Sendable {
     }
 
     /// What could not be written waits again, in front of what came since.
-    private func putBack(_ batch: [StoredRequest], _ totals: RequestTotals, _ clears: Int) {
+    private func putBack(_ batch: [Entry], _ totals: RequestTotals, _ clears: Int) {
         state.withLock { state in
             guard state.clears == clears else { return }
             state.unwritten = totals + state.unwritten

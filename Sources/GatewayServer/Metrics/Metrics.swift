@@ -49,6 +49,7 @@ final class Metrics: Sendable {
 
     var snapshot: State { state.withLock { $0 } }
 
+    @inline(never)  // Benchmarks/recording.py measures it
     func request(_ record: AccessRecord) {
         if record.isGeneration {
             series.withLock { $0.request(isError: record.outcome != .ok && record.outcome != .refused, now: .now) }
@@ -63,6 +64,7 @@ final class Metrics: Sendable {
     /// - Parameters:
     ///   - countedTokens: how many of its tokens the time series has already.
     ///   - fellBack: whether another upstream is asked because of it.
+    @inline(never)  // Benchmarks/recording.py measures it
     func attempt(
         _ upstream: String, _ outcome: AttemptOutcome, _ trace: GenerationTrace, _ usage: TokenUsage,
         countedTokens: Int, fellBack: Bool
