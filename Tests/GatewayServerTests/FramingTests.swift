@@ -157,12 +157,10 @@ struct FramingTests {
             while try await connection.request() != nil { try await connection.reply(body: "ok") }
         }
         var refusals: [PeerProxy.Kind: Set<String>] = [:]
-        for (offset, kind) in PeerProxy.Kind.allCases.enumerated() {
-            let port = 18_300 + Int(getpid()) % 1000 * 2 + offset
-            guard let proxy = try PeerProxy(kind, port: port, upstream: upstream.port) else { continue }
+        for kind in PeerProxy.Kind.allCases {
+            guard let proxy = try await PeerProxy.start(kind, upstream: upstream.port) else { continue }
             defer { proxy.stop() }
-            let client = RawClient(port: port)
-            while (try? await client.request("GET", "/")) == nil { await Task.yield() }
+            let client = RawClient(port: proxy.port)
             for item in Self.accepted {
                 let reply = try await client.connect { connection in
                     try? await connection.send(bytes: item.bytes)

@@ -11,14 +11,13 @@ import argparse
 import asyncio
 import json
 import pathlib
-import socket
 import statistics
-import struct
 import sys
 import tempfile
 import time
 
-from life import Gateway, free_ports, infer_request, read_reply, wait_for, write_config
+from life import EACH, Gateway, free_ports, infer_request, read_reply, wait_for, write_config
+from scene import Model, reset
 
 
 def milliseconds(times):
@@ -28,6 +27,8 @@ def milliseconds(times):
 
 class Upstream:
     """Answers as its phase says, and notes when the gateway closes the connection of a generation."""
+
+    kind = "ollama"
 
     def __init__(self, port):
         self.port, self.phase = port, "whole"
@@ -113,20 +114,6 @@ async def leaving_before_the_request(port, admin_port, field, rounds):
     return times
 
 
-def socket_that_never_accepts():
-    """Its queue is full: the kernel drops what else wants to connect, and the connection stays half made."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    fillers = []
-    for _ in range(4):
-        filler = socket.socket()
-        filler.setblocking(False)
-        filler.connect_ex(listener.getsockname())
-        fillers.append(filler)
-    return listener, fillers
-
-
 async def dying(port, first, second, rounds):
     first.phase, second.phase = "dies", "whole"
     times = []
@@ -135,9 +122,7 @@ async def dying(port, first, second, rounds):
         writer.write(infer_request("x", True))
         victim = await first.asked.get()
         died = time.monotonic()
-        raw = victim.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        victim.transport.abort()
+        reset(victim)
         await reader.readuntil(b'{"text":"a"}')
         times.append(time.monotonic() - died)
         await first.closed.get()
@@ -174,10 +159,10 @@ async def before_the_request(arguments, folder, upstream, slots, field):
     """A gateway of its own, whose one upstream is held or cannot be connected to."""
     port, admin = free_ports(2)
     log, config = f"{folder}/log-{field}", f"{folder}/{field}.conf"
-    upstream_port = upstream if isinstance(upstream, int) else upstream.port
     pathlib.Path(config).write_text(
-        f'[server]\nlisten = ["127.0.0.1:{port}"]\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n[[upstream]]\nname = "u"\n'
-        f'kind = "ollama"\nurl = "http://127.0.0.1:{upstream_port}"\nmodel = "m"\nmax_in_flight = {slots}\n'
+        f'[server]\nlisten = ["127.0.0.1:{port}"]\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
+        f'[history]\npath = "{folder}/{field}.sqlite"\n[[upstream]]\nname = "u"\n'
+        f'kind = "ollama"\nurl = "http://127.0.0.1:{upstream.port}"\nmodel = "m"\nmax_in_flight = {slots}\n'
         'timeouts = { connect = "60s" }\nqueue_timeout = "60s"\nhealth = { interval = "1h" }\n')
     gateway = Gateway(arguments.gateway, config, log)
     try:
@@ -208,10 +193,9 @@ async def main():
         first, second = Upstream(one), Upstream(two)
         await first.start()
         await second.start()
-        write_config(config, port, 0, [first, second])
         # The breaker would leave the dying one alone.
-        text = pathlib.Path(config).read_text().replace('open = "1s"', 'failures = 1000, min_requests = 100000, open = "1s"')
-        pathlib.Path(config).write_text("[routing]\nretry_minimum = 10000\n" + text)
+        write_config(config, port, 0, [first, second], "[routing]\nretry_minimum = 10000", each=EACH.replace(
+            'open = "1s"', 'failures = 1000, min_requests = 100000, open = "1s"', 1))
         gateway = Gateway(arguments.gateway, config, log)
         try:
             wait = lambda: '"listening"' in pathlib.Path(log).read_text()
@@ -226,11 +210,11 @@ async def main():
             first.phase = "waiting"
             times = await before_the_request(arguments, folder, first, 1, "queued")
             print(f"{name} queued: gone from the queue after {milliseconds(times)}")
-            listener, fillers = socket_that_never_accepts()
-            times = await before_the_request(arguments, folder, listener.getsockname()[1], 4, "in_flight")
+            silent = Model()
+            silent.fall_silent()
+            times = await before_the_request(arguments, folder, silent, 4, "in_flight")
+            silent.close()
             print(f"{name} connecting: the attempt is over after {milliseconds(times)}")
-            for one in [listener, *fillers]:
-                one.close()
             times = await dying(port, first, second, arguments.rounds)
             print(f"upstream dies before a token: first byte of the next after {milliseconds(times)}")
             first.phase = "whole"

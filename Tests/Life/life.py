@@ -32,6 +32,8 @@ def free_ports(count):
 
 
 class Upstream:
+    kind = "ollama"
+
     def __init__(self, port, pieces=3, pause=0.0):
         self.port, self.arguments = port, [str(pieces), str(pause)]
         self.start()
@@ -51,7 +53,10 @@ class Gateway:
     def __init__(self, binary, config, log, *options, under=()):
         """`under`: a command that becomes the gateway, with what it changes first."""
         self.log = open(log, "ab")
-        self.process = subprocess.Popen([*under, binary, "serve", "--config", config, *options], stderr=self.log)
+        # What deployments set would change the upstreams.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "LLM_"))}
+        self.process = subprocess.Popen(
+            [*under, binary, "serve", "--config", config, *options], stderr=self.log, env=environment)
 
     def has_logged(self, text, log):
         return text in pathlib.Path(log).read_text()
@@ -70,15 +75,28 @@ class Gateway:
         return code
 
 
-def write_config(path, port, admin, upstreams, extra=""):
-    text = f'[server]\nlisten = ["127.0.0.1:{port}"]\n{extra}\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
+# Upstreams that are missed soon, and tried again soon.
+EACH = """max_in_flight = 200
+max_queue = 1000
+timeouts = { connect = "1s", first_token = "2s", idle = "2s" }
+breaker = { open = "1s", max_open = "3s" }
+health = { interval = "500ms", timeout = "500ms" }
+"""
+
+
+def write_config(path, port, admin, upstreams, extra="", history=None, each=EACH):
+    """`extra` is more of [server], and further tables; `history` is the text of [history], whose file lies beside the
+    configuration by default; `each` is what all upstreams have. A gateway that reads the file meanwhile sees it whole."""
+    path = pathlib.Path(path)
+    history = history or f'path = "{path.parent}/history.sqlite"'
+    text = (f'[server]\nlisten = ["127.0.0.1:{port}"]\n{extra}\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
+            f'[history]\n{history}\n')
     for index, upstream in enumerate(upstreams):
-        text += (f'[[upstream]]\nname = "u{index}"\nkind = "ollama"\nurl = "http://127.0.0.1:{upstream.port}"\n'
-                 'model = "m"\nmax_in_flight = 200\nmax_queue = 1000\n'
-                 'timeouts = { connect = "1s", first_token = "2s", idle = "2s" }\n'
-                 'breaker = { open = "1s", max_open = "3s" }\n'
-                 'health = { interval = "500ms", timeout = "500ms" }\n')
-    pathlib.Path(path).write_text(text)
+        text += (f'[[upstream]]\nname = "u{index}"\nkind = "{upstream.kind}"\n'
+                 f'url = "http://127.0.0.1:{upstream.port}"\nmodel = "m"\n{each}')
+    written = path.with_suffix(".new")
+    written.write_text(text)
+    written.replace(path)
 
 
 class Cut(Exception):

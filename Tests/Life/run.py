@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The life-cycle tests: restarts under load, and a short soak of faults; each says its figures.
+"""The life-cycle tests: signals, faults, restarts under load, and a short soak; each says its figures.
 
-    Tests/Life/run.py --gateway .build/debug/webllm-gateway [--seconds 30]
+    Tests/Life/run.py --gateway .build/debug/webllm-gateway [--seconds 30] [--quick]
 """
 import argparse
 import pathlib
@@ -16,8 +16,12 @@ parser.add_argument("--seconds", type=int, default=30)
 parser.add_argument("--clients", type=int, default=200)
 parser.add_argument("--restarts", type=int, default=20)
 parser.add_argument("--memory", type=int, default=24)
+parser.add_argument("--quick", action="store_true", help="fewer rounds and more patience, for sanitizers")
 arguments = parser.parse_args()
+quick = ["--quick"] if arguments.quick else []
 checks = [
+    ["signals.py", *quick],
+    ["faults.py", *quick],
     ["restart.py", "--restarts", arguments.restarts],
     ["soak.py", "--seconds", arguments.seconds, "--clients", arguments.clients, "--memory", arguments.memory],
 ]

@@ -103,6 +103,8 @@ class Gateway:
 listen = []
 [server]
 listen = ["127.0.0.1:{self.port}"]
+[history]
+path = "{folder}/history.sqlite"
 [[upstream]]
 name = "model"
 kind = "openai"

@@ -69,8 +69,8 @@ class Subject:
         self.config, self.log = self.folder / "gateway.conf", self.folder / "log"
         write_config(
             self.config, self.port, self.admin, [upstream],
-            'drain_timeout = "2s"\n[webllm]\nmax_batch = 10000\nmax_prompt_characters = 1000000\n'
-            f'[history]\npath = "{self.path}"\n{history}')
+            'drain_timeout = "2s"\n[webllm]\nmax_batch = 10000\nmax_prompt_characters = 1000000',
+            f'path = "{self.path}"\n{history}')
         self.gateway = None
         self.answered = set()  # ids of requests that the file must have
         self.lost = 0  # of these, how many may be missing

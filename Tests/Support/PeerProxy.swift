@@ -1,4 +1,6 @@
 import Foundation
+import NIOCore
+import NIOPosix
 
 /// nginx or HAProxy in front of a server, with their own defaults: what they make of the same bytes.
 package final class PeerProxy {
@@ -8,9 +10,27 @@ package final class PeerProxy {
     private let process: Process
     private let folder: URL
 
-    /// Starts it; nil where it is not installed.
-    /// - Parameter port: where it listens; its readiness is seen by connecting.
-    package init?(_ kind: Kind, port: Int, upstream: Int) throws {
+    package struct NotListening: Error {
+        package let kind: Kind
+    }
+
+    /// Starts it on a free port and waits until it listens; nil where it is not installed.
+    /// - Throws: ``NotListening`` where it ends or does not listen within 10 s.
+    package static func start(_ kind: Kind, upstream: Int) async throws -> PeerProxy? {
+        guard let proxy = try PeerProxy(kind, port: await freePort(), upstream: upstream) else { return nil }
+        let client = RawClient(port: proxy.port)
+        let end = ContinuousClock.now + .seconds(10)
+        while (try? await client.request("GET", "/")) == nil {
+            guard proxy.process.isRunning, ContinuousClock.now < end else {
+                proxy.stop()
+                throw NotListening(kind: kind)
+            }
+            try await Task.sleep(for: .milliseconds(10))
+        }
+        return proxy
+    }
+
+    private init?(_ kind: Kind, port: Int, upstream: Int) throws {
         let places = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]
         let found = places.map { "\($0)/\(kind.rawValue)" }.first { FileManager.default.isExecutableFile(atPath: $0) }
         guard let path = found else { return nil }
@@ -50,6 +70,15 @@ package final class PeerProxy {
             process.arguments = ["-db", "-f", configuration.path]
         }
         try process.run()
+    }
+
+    /// One that the system chose a moment ago.
+    private static func freePort() async throws -> Int {
+        let listener = try await ServerBootstrap(group: .singletonMultiThreadedEventLoopGroup)
+            .bind(host: "127.0.0.1", port: 0).get()
+        let port = listener.localAddress?.port
+        try await listener.close()
+        return port ?? 0
     }
 
     package func stop() {
