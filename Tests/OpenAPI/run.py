@@ -73,9 +73,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         failed = replies.check_all(document, text, options.gateway, upstream.port, folder)
         with replies.Gateway(options.gateway, f"{folder}/fuzz.conf", upstream.port, slots=8) as gateway:
-            client = ["--exclude-tag", "Operators", "--exclude-path-regex", "^/dashboard"]
+            client = ["--exclude-tag", "Operators", "--exclude-path-regex", "^/(dashboard.*)?$"]
             # Last, as it takes upstreams out.
-            operators = ["--include-path-regex", "^/(admin/|dashboard|healthz|readyz|metrics)"]
+            operators = ["--include-path-regex", "^/($|admin/|dashboard|healthz|readyz|metrics)"]
             for listener, choice in (("client", client), ("admin", operators)):
                 try:
                     fuzz(gateway.ports[listener], choice, options, folder)
