@@ -16,6 +16,8 @@ class Handler(BaseHTTPRequestHandler):
         prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
         if prompt == "refuse":
             self.answer(500, {"error": "out of memory"})
+        elif prompt == "rest":
+            self.answer(429, {"error": "too many requests"})
         elif prompt.startswith("silence"):
             with contextlib.suppress(OSError):
                 self.connection.recv(1)  # returns when the gateway gives up

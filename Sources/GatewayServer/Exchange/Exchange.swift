@@ -14,6 +14,7 @@ actor Exchange {
     private let executor: EventLoopExecutor
     private let head: RequestHead
     private let accepted = MonotonicTime.now
+    /// The client's own, or a new one.
     private let requestID: String
     private var generations: [Generation] = []
     private var abandonReason: AbandonReason?
@@ -34,7 +35,7 @@ actor Exchange {
         self.connection = connection
         self.head = head
         executor = loop.value.executor
-        requestID = loop.value.makeRequestID()
+        requestID = head.requestID ?? loop.value.makeRequestID()
     }
 
     /// The client leaving ends the exchange from here on.
@@ -43,7 +44,6 @@ actor Exchange {
         Task(executorPreference: executor) { await work(self) }
     }
 
-    private var headerID: String { head.requestID ?? requestID }
     private var settings: GatewayConfiguration { snapshot.configuration }
 
     // MARK: POST /webllm/api/infer
@@ -77,7 +77,7 @@ actor Exchange {
                 ChatMessage(role: .user, content: prompt),
             ], sampling: sampling.filled(from: stored).filled(from: .productDefaults))
         var job = Generation.Job(
-            chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: headerID,
+            chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: requestID,
             isBatchItem: isBatchItem, clientAddress: clientAddress, route: isBatchItem ? "batch" : "infer",
             onPiece: onPiece)
         if settings.routing.allowPin { job.pinned = head.pinnedUpstream }
@@ -126,7 +126,7 @@ actor Exchange {
 
     /// - Parameter isCommitted: before that nobody knows which upstream will answer.
     private func streamHead(isCommitted: Bool = true) -> ReplyHead {
-        var reply = ReplyHead(200, contentType: stream?.contentType ?? "", requestID: headerID)
+        var reply = ReplyHead(200, contentType: stream?.contentType ?? "", requestID: requestID)
         reply.fields = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
         let generation = generations.first
         if isCommitted { addGatewayFields(&reply, generation?.assumeIsolated { $0.attempts } ?? []) }
@@ -134,9 +134,15 @@ actor Exchange {
         return reply
     }
 
-    private func addGatewayFields(_ reply: inout ReplyHead, _ attempts: [GenerationTrace.Attempt]) {
-        guard let last = attempts.last else { return }
-        reply.fields.append(("X-Gateway-Upstream", last.upstream))
+    /// - Parameter isFallback: no upstream answered.
+    private func addGatewayFields(
+        _ reply: inout ReplyHead, _ attempts: [GenerationTrace.Attempt], isFallback: Bool = false
+    ) {
+        guard let last = attempts.last else {
+            if isFallback { reply.fields.append(("X-Gateway-Attempts", "0")) }
+            return
+        }
+        if !isFallback { reply.fields.append(("X-Gateway-Upstream", last.upstream)) }
         reply.fields.append(("X-Gateway-Attempts", "\(attempts.count)"))
     }
 
@@ -168,7 +174,7 @@ actor Exchange {
             var head = streamHead()
             head.fields.removeAll { "\($0.name)".hasPrefix("X-") }
             addQueuePosition(&head, result.trace.queuePosition)
-            addGatewayFields(&head, report.outcome == .fallback ? [] : result.trace.attempts)
+            addGatewayFields(&head, result.trace.attempts, isFallback: report.outcome == .fallback)
             connection.value.startStream(head, first: piece)
             var last = ByteBuffer()
             stream.done(report.reply, into: &last)
@@ -184,12 +190,8 @@ actor Exchange {
 
     private func finish(_ reply: Reply, _ result: GenerationResult, isFallback: Bool = false) {
         var reply = reply
-        reply.head.requestID = headerID
-        if isFallback {
-            reply.head.fields.append(("X-Gateway-Attempts", "\(result.trace.attempts.count)"))
-        } else {
-            addGatewayFields(&reply.head, result.trace.attempts)
-        }
+        reply.head.requestID = requestID
+        addGatewayFields(&reply.head, result.trace.attempts, isFallback: isFallback)
         addQueuePosition(&reply.head, result.trace.queuePosition)
         connection.value.reply(reply)
     }
@@ -199,7 +201,7 @@ actor Exchange {
         let report = InferReport(
             requestID: requestID, result: result, mode: mode, modelID: modelID, webllm: settings.webllm)
         let record = AccessRecord(
-            requestID: headerID, route: "infer", method: head.method.rawValue, status: report.status,
+            requestID: requestID, route: "infer", method: head.method.rawValue, status: report.status,
             outcome: report.outcome, duration: .now - accepted, trace: result.trace,
             tokens: report.reply.tokensGenerated)
         // Before its client has the answer: who asks for the history then finds it there.
@@ -250,7 +252,7 @@ actor Exchange {
                 keep(
                     report,
                     AccessRecord(
-                        requestID: headerID, route: "batch", method: head.method.rawValue, status: report.status,
+                        requestID: requestID, route: "batch", method: head.method.rawValue, status: report.status,
                         outcome: report.outcome, duration: .now - accepted, trace: result.trace,
                         tokens: report.reply.tokensGenerated))
                 results[index] = report.batchResult(prompt: request.items[index])
@@ -265,7 +267,7 @@ actor Exchange {
         trace.attempts = attempts
         gateway.finished(
             AccessRecord(
-                requestID: headerID, route: "batch", method: head.method.rawValue,
+                requestID: requestID, route: "batch", method: head.method.rawValue,
                 status: outcome == .clientLeft ? 499 : 200, outcome: outcome, duration: .now - accepted, trace: trace,
                 tokens: tokens), settings.log)
         guard outcome != .clientLeft else { return }
@@ -275,7 +277,7 @@ actor Exchange {
             results.enumerated().map { index, result in
                 result ?? BatchResult.refused(error: message, promptJSON: request.items[index].json)
             })
-        var reply = Reply(ReplyHead(200, requestID: headerID), body: writer.buffer)
+        var reply = Reply(ReplyHead(200, requestID: requestID), body: writer.buffer)
         addGatewayFields(&reply.head, attempts)
         connection.value.reply(reply)
     }
@@ -299,11 +301,11 @@ actor Exchange {
 
     private func refuse(_ message: String, route: String) {
         var reply = Reply.error(400, message)
-        reply.head.requestID = headerID
+        reply.head.requestID = requestID
         connection.value.reply(reply)
         gateway.finished(
             AccessRecord(
-                requestID: headerID, route: route, method: head.method.rawValue, status: 400, outcome: .refused,
+                requestID: requestID, route: route, method: head.method.rawValue, status: 400, outcome: .refused,
                 duration: .now - accepted, trace: GenerationTrace(), tokens: 0), settings.log)
     }
 

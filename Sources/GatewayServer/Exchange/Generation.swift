@@ -142,11 +142,16 @@ actor Generation {
         var request = SelectionRequest(
             waiter: waiter, client: job.client, modelID: job.modelID, isBatchItem: job.isBatchItem)
         request.pinned = job.pinned
+        /// What failed, until it is known that another upstream takes over.
+        var left: (upstream: String, reason: String)?
         while true {
             if let end = await pause(afterAttempts: request.tried.count) { return finish(end) }
             let choice: Choice
             switch await admit(request) {
-            case .success(let admitted): choice = admitted
+            case .success(let admitted):
+                choice = admitted
+                if let left { gateway.metrics.fellBack(from: left.upstream, left.reason) }
+                left = nil
             case .failure(let end): return finish(end)
             }
             trace.skipped = choice.skipped
@@ -173,6 +178,7 @@ actor Generation {
                 countedPieces = 0
                 if !decision.next { return finish(.failed) }
                 request.isCostlyRetry = decision.isCostly
+                left = (trace.upstream ?? "", ended.outcome.metricLabel)
             }
         }
     }
@@ -205,7 +211,9 @@ actor Generation {
             switch await next() {
             case .timer(.backoff): return nil
             case .timer(.total): return .abandoned(.totalDeadline)
-            case .abandoned(let reason): return .abandoned(reason)
+            case .abandoned(let reason):
+                if reason == .clientLeft { gateway.metrics.clientLeft(.planned) }
+                return .abandoned(reason)
             default: break  // what the last attempt left behind
             }
         }
@@ -490,8 +498,7 @@ actor Generation {
                 decision)
         }
         gateway.metrics.attempt(
-            trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces,
-            fellBack: decision.next && !isCommitted)
+            trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces)
         countedPieces = pieces
         trace.end(ended.outcome)
         gateway.settle(choice.upstream, client: job.client, report)

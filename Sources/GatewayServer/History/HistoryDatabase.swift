@@ -52,6 +52,7 @@ final class HistoryDatabase: Sendable {
             if FileIdentity(path)?.isRegular == false { throw Fault.notAFile }
             try Self.refuseNewer(path, configuration)
             Self.makeFolders(path)
+            Self.makePrivate(path)
             connections = try DatabasePool(path: path, configuration: configuration)
         } else {
             connections = try DatabaseQueue(configuration: configuration)
@@ -85,6 +86,12 @@ final class HistoryDatabase: Sendable {
             return  // an empty WAL file may be all that is missing: the real opening will tell
         }
         if isNewer { throw Fault.newerSchema }
+    }
+
+    /// Answers and addresses are nobody else's: a new file is its owner's alone, and its WAL is as it is.
+    private static func makePrivate(_ path: String) {
+        let file = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0o600)
+        if file >= 0 { _ = Glibc.close(file) }
     }
 
     private static func makeFolders(_ path: String) {

@@ -61,13 +61,11 @@ final class Metrics: Sendable {
         }
     }
 
-    /// - Parameters:
-    ///   - countedTokens: how many of its tokens the time series has already.
-    ///   - fellBack: whether another upstream is asked because of it.
+    /// - Parameter countedTokens: how many of its tokens the time series has already.
     @inline(never)  // Benchmarks/recording.py measures it
     func attempt(
         _ upstream: String, _ outcome: AttemptOutcome, _ trace: GenerationTrace, _ usage: TokenUsage,
-        countedTokens: Int, fellBack: Bool
+        countedTokens: Int
     ) {
         series.withLock { series in
             let now = MonotonicTime.now
@@ -78,16 +76,14 @@ final class Metrics: Sendable {
         }
         state.withLock { state in
             if case .abandoned(.clientLeft) = outcome { state.cancels[trace.phase, default: 0] += 1 }
-            Self.note(&state.upstreams[upstream, default: UpstreamSeries()], outcome, trace, usage, fellBack)
+            Self.note(&state.upstreams[upstream, default: UpstreamSeries()], outcome, trace, usage)
         }
     }
 
     private static func note(
-        _ series: inout UpstreamSeries, _ outcome: AttemptOutcome, _ trace: GenerationTrace, _ usage: TokenUsage,
-        _ fellBack: Bool
+        _ series: inout UpstreamSeries, _ outcome: AttemptOutcome, _ trace: GenerationTrace, _ usage: TokenUsage
     ) {
         series.attempts[outcome.metricLabel, default: 0] += 1
-        if fellBack { series.fallbacks[outcome.metricLabel, default: 0] += 1 }
         if trace.connectTime > .zero { series.connect.record(trace.connectTime) }
         if trace.loadTime > .zero { series.load.record(trace.loadTime) }
         if let time = trace.firstTokenTime { series.firstToken.record(time) }
@@ -114,6 +110,13 @@ final class Metrics: Sendable {
             if left { state.cancels[.queued, default: 0] += 1 }
         }
     }
+
+    /// Another upstream takes over.
+    func fellBack(from upstream: String, _ reason: String) {
+        state.withLock { $0.upstreams[upstream, default: UpstreamSeries()].fallbacks[reason, default: 0] += 1 }
+    }
+
+    func clientLeft(_ phase: GenerationTrace.Phase) { state.withLock { $0.cancels[phase, default: 0] += 1 } }
 
     /// The transfer of a client that left has ended.
     func cancelled(_ phase: GenerationTrace.Phase, after duration: Duration) {
