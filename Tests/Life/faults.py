@@ -26,7 +26,8 @@ NO_EXCUSE = '[webllm]\nfallback_message = ""'
 
 @case("U02 a handshake that is never completed: the connect timer, then the next upstream")
 async def _(bench):
-    scene = await bench.scene(Model(), Model(), each=UNSEEN.replace('connect = "1s"', 'connect = "500ms"'), server=RETRIES)
+    each = UNSEEN.replace('connect = "1s"', 'connect = "500ms"')
+    scene = await bench.scene(Model(), Model(), each=each, server=RETRIES)
     scene.models[0].fall_silent()
     started = time.monotonic()
     reply = await scene.ask()

@@ -91,7 +91,7 @@ health = { interval = "500ms", timeout = "500ms" }
 
 def write_config(path, port, admin, upstreams, extra="", history=None, each=EACH):
     """`extra` is more of [server], and further tables; `history` is the text of [history], whose file lies beside the
-    configuration by default; `each` is what all upstreams have. A gateway that reads the file meanwhile sees it whole."""
+    configuration by default; `each` is what all upstreams have. Who reads the file meanwhile sees it whole."""
     path = pathlib.Path(path)
     history = history or f'path = "{path.parent}/history.sqlite"'
     text = (f'[server]\nlisten = ["127.0.0.1:{port}"]\n{extra}\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'

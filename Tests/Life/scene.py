@@ -1,5 +1,5 @@
-"""What the cases of signals.py and faults.py share: models that do as they are told, a gateway in front of them, and the
-look afterwards: nothing is left, and each request has its line in the log."""
+"""What the cases of signals.py and faults.py share: models that do as they are told, a gateway in front of them, and
+the look afterwards: nothing is left, and each request has its line in the log."""
 import argparse
 import asyncio
 import collections
@@ -54,7 +54,7 @@ class Generation:
 
     async def begin(self):
         self.has_begun = True
-        self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+        self.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         await self.writer.drain()
 
     async def piece(self, text, done=False):
@@ -101,7 +101,7 @@ class Model:
             writer.transport.abort()
 
     def fall_silent(self):
-        """From now on no handshake with it is completed: its queue is full, so that the kernel drops what else comes."""
+        """From now on no handshake with it is completed: its queue is full, and the kernel drops what else comes."""
         self.stop()
         self._holder.listen(0)
         for _ in range(4):
@@ -201,7 +201,8 @@ class Scene:
         self.configure()
 
     def configure(self, extra=""):
-        write_config(self.config, *self.ports, self.models, f"threads = {LOOPS}\n{self.server}\n{extra}", each=self.each)
+        settings = f"threads = {LOOPS}\n{self.server}\n{extra}"
+        write_config(self.config, *self.ports, self.models, settings, each=self.each)
 
     # Life cycle
 
@@ -221,7 +222,7 @@ class Scene:
             return probe.connect_ex(("127.0.0.1", self.ports[1])) == 0
 
     async def note_base(self):
-        """What the gateway has open before the case: after requests on each loop, when all that is opened once is open."""
+        """What the gateway has open before the case, when all that is opened once is open: each loop had requests."""
         for _ in range(2 * LOOPS):
             await self.ask("base")
         await until(lambda: not any(model.running for model in self.models), "the first request is over")

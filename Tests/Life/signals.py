@@ -18,6 +18,10 @@ from life import Cut, free_ports, infer_request, read_reply
 from scene import Model, case, run_cases, until, whole
 
 
+# One that nobody asks.
+UPSTREAM = '[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\n'
+
+
 class Held:
     """Answers a first piece, and the rest once `go` is set; at once what a scene asks on its own account."""
 
@@ -66,7 +70,7 @@ async def upload(scene, sends):
 
 
 async def busy(bench, drain):
-    """A gateway with 100 streams that run, 100 requests that wait, half of them streams, and an upload in the middle."""
+    """A gateway with 100 streams that run, 100 requests that wait, half of them streams, and an unfinished upload."""
     held = Held()
     model = Model(held)
     each = 'max_in_flight = 100\nmax_queue = 1000\nqueue_timeout = "1m"\n'
@@ -260,7 +264,7 @@ async def _(bench):
     def start(port, admin, host="127.0.0.1"):
         config.write_text(
             f'[server]\nlisten = ["{host}:{port}"]\n[admin]\nlisten = ["127.0.0.1:{admin}"]\n'
-            f'[history]\npath = ":memory:"\n[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\n')
+            f'[history]\npath = ":memory:"\n{UPSTREAM}')
         started = time.monotonic()
         ended = subprocess.run(
             [scene.binary, "serve", "--config", config], capture_output=True, text=True, timeout=20 * bench.patience)
@@ -287,7 +291,7 @@ async def _(bench):
 @case("S11 a file with a secret that others can read: a warning, without the secret")
 async def _(bench):
     config = bench.folder / "secret.conf"
-    config.write_text('[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\napi_key = "hidden-secret"\n')
+    config.write_text(f'{UPSTREAM}api_key = "hidden-secret"\n')
     for mode, warns in [(0o644, True), (0o640, True), (0o600, False)]:
         config.chmod(mode)
         ended = subprocess.run([bench.binary, "check", "--config", config], capture_output=True, text=True, timeout=30)
@@ -316,7 +320,7 @@ async def _(bench):
 SPOILED = {
     "syntax error": ("[server\n", "gateway.conf:1:"),
     "unknown key": ('[server]\nmax_bdy = "1MiB"\n', "server.max_bdy: unknown key"),
-    "upstream that is there twice": ('[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\n' * 2, "upstream[1].name: "),
+    "upstream that is there twice": (UPSTREAM * 2, "upstream[1].name: "),
     "empty file": ("", "upstream: missing"),
     "file that is half written": ('[[upstream]]\nname = "u"\nkind = "oll', "gateway.conf:3:"),
     "missing file": (None, "no such file"),
