@@ -17,6 +17,8 @@ final class LoopContext {
     private var lingering: [(transfer: Transfer, until: MonotonicTime)] = []
     private static let lingerTime: Duration = .seconds(1)
     private var ticker: RepeatedTask?
+    private var lastTick = MonotonicTime(nanoseconds: 0)
+    private static let standstill: Duration = .seconds(1)
     private var lastPieceCount = MonotonicTime(nanoseconds: 0)
     private var dateSecond: Int64 = -1
     private var dateText = ""
@@ -74,6 +76,9 @@ final class LoopContext {
 
     private func tick() {
         let now = MonotonicTime.now
+        defer { lastTick = now }
+        // After the process stood still, what came meanwhile is read before any timer is looked at.
+        guard now - lastTick < Self.standstill else { return }
         for connection in connections.values { connection.tick(now) }
         for generation in generations.values { generation.assumeIsolated { $0.tick(now) } }
         if !generations.isEmpty {

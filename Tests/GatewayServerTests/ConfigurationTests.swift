@@ -162,4 +162,15 @@ struct ConfigurationTests {
         }
         #expect(throws: ConfigurationError.self) { try ConfigurationLoader.load(file: "/tmp", environment: [:]) }
     }
+
+    @Test func aPasswordInAnAddressIsNotShown() {
+        let text = "[[upstream]]\nname = \"u\"\nkind = \"ollama\"\nurl = \"http://user:s3cret@h/\"\n"
+        do {
+            _ = try load(text)
+            Issue.record("it was accepted")
+        } catch {
+            #expect("\(error)".contains("http://***@h/"))
+            #expect(!"\(error)".contains("s3cret"))
+        }
+    }
 }

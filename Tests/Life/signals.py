@@ -15,7 +15,7 @@ import sys
 import time
 
 from life import Cut, free_ports, infer_request, read_reply
-from scene import Model, case, run_cases, until, whole
+from scene import PATIENT, Model, case, run_cases, until, whole
 
 
 # One that nobody asks.
@@ -237,7 +237,8 @@ async def _(bench):
 @case("S17 SIGSTOP for 3 s: streams go on, and no upstream is given up")
 async def _(bench):
     steps = Steps()
-    scene = await bench.scene(Model(steps))
+    # Its timers pass meanwhile, and what they wait for has come when it goes on.
+    scene = await bench.scene(Model(steps), each=PATIENT.replace('idle = "1m"', 'idle = "2s"'))
     streams = scene.begin(*[f"s{number}" for number in range(20)])
     await until(lambda: len(scene.models[0].running) == 20, "20 streams run")
     scene.signal(signal.SIGSTOP)

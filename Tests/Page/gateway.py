@@ -6,9 +6,13 @@ import pathlib
 import queue
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import urllib.request
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "Life"))
+from life import free_ports  # noqa: E402
 
 
 def refused_port():
@@ -16,14 +20,6 @@ def refused_port():
     holder = socket.socket()
     holder.bind(("127.0.0.1", 0))
     return holder, holder.getsockname()[1]
-
-
-def two_free_ports():
-    """Found free and let go again: the gateway takes them a moment later."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 def upstream(port, name="ollama"):
@@ -35,7 +31,7 @@ def upstream(port, name="ollama"):
 
 class Gateway:
     def __init__(self, binary, upstreams, webllm="", admin=""):
-        self.port, self.admin_port = two_free_ports()
+        self.port, self.admin_port = free_ports(2)
         self._binary = binary
         self._directory = tempfile.TemporaryDirectory(prefix="webllm-page-")
         self._configuration = pathlib.Path(self._directory.name, "gateway.conf")

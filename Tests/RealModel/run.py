@@ -20,13 +20,10 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "Tests/Life"))
+from life import free_ports  # noqa: E402
+
 DEADLINE = 60  # seconds for anything to happen
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(what: str, test, seconds: float = DEADLINE):
@@ -96,7 +93,7 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
 class Gateway:
     def __init__(self, binary: str, folder: str, model_port: int, backend_port: int):
-        self.port = free_port()
+        self.port = free_ports(1)[0]
         config = pathlib.Path(folder) / "gateway.conf"
         config.write_text(f"""
 [admin]
@@ -226,7 +223,7 @@ def main() -> int:
         print(f"0 passed, 0 failed, {len(names)} skipped")
         return 0
     failed = 0
-    model = Model(free_port())
+    model = Model(free_ports(1)[0])
     backend = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Backend)
     threading.Thread(target=backend.serve_forever, daemon=True).start()
     gateway = None

@@ -108,7 +108,7 @@ final class TableReader {
             do throws(TextFault) {
                 return try parse(text)
             } catch {
-                self.fault(.badValue, key, "\"\(text)\" is not accepted; expected \(error)")
+                self.fault(.badValue, key, "\"\(text.withoutUserInfo)\" is not accepted; expected \(error)")
                 return value
             }
         }
@@ -207,5 +207,13 @@ final class TableReader {
         case .table: "a table"
         default: "a date or time"
         }
+    }
+}
+
+extension String {
+    /// As it may be shown: where it is a URL with a name and a password in it, these are not.
+    var withoutUserInfo: String {
+        guard let scheme = firstRange(of: "://"), let at = lastIndex(of: "@"), scheme.upperBound <= at else { return self }
+        return self[..<scheme.upperBound] + "***" + self[at...]
     }
 }

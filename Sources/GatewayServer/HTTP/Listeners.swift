@@ -54,6 +54,8 @@ package struct Listeners: Sendable {
             .serverChannelOption(.backlog, value: 1024)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelOption(.maxMessagesPerRead, value: 4)
+            // The kernel would take megabytes for a client that does not read.
+            .childChannelOption(.socketOption(.so_sndbuf), value: 128 << 10)
             .childChannelInitializer { channel in
                 let client = ClientID(channel.remoteAddress)
                 guard let context = contexts[ObjectIdentifier(channel.eventLoop)],
