@@ -76,7 +76,7 @@ let package = Package(
             name: "GatewayServerTests",
             dependencies: [
                 "GatewayServer", "FuzzTargets", "CurlMulti", "GatewayCore", "GatewayWire", "Support", nioCore, nioHTTP1,
-                logging,
+                nioPosix, logging, .product(name: "NIOEmbedded", package: "swift-nio"),
                 .product(name: "GRDB", package: "GRDB.swift"), .product(name: "Crypto", package: "swift-crypto"),
             ],
             resources: [.copy("Fixtures"), .copy("FuzzCorpus")],

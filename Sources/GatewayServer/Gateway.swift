@@ -20,6 +20,7 @@ package final class Gateway: Sendable {
     private let nextWaiter = Atomic<UInt64>(0)
     private let draining = Atomic<Bool>(false)
     private let connections = Atomic<Int>(0)
+    private let adminConnections = Atomic<Int>(0)
     private let bodyBytes = Atomic<Int>(0)
     private let running = Atomic<Int>(0)
     private let connectionsByAddress = Mutex<[ClientID: Int]>([:])
@@ -30,6 +31,9 @@ package final class Gateway: Sendable {
     }
     private let operationsBox = Mutex<(any GatewayOperations)?>(nil)
     let started = MonotonicTime.now
+
+    /// Connections of operators at once; they have no part in those of clients.
+    static let maxAdminConnections = 64
 
     /// Stored settings are kept for at most so many models: clients name them.
     static let maxModelSettings = 1000
@@ -249,9 +253,16 @@ package final class Gateway: Sendable {
     /// Whether a load balancer should send requests here.
     var isReady: Bool { !isDraining && upstreamStatuses().contains(where: \.isAvailable) }
 
-    /// - Returns: whether the connection may be served: no more than `max_connections` at once, and of one address no
-    ///   more than `max_connections_per_address`.
-    func connectionOpened(_ client: ClientID, _ server: ServerConfiguration) -> Bool {
+    /// - Returns: whether the connection may be served: of clients no more than `max_connections` at once, and of one
+    ///   address no more than `max_connections_per_address`.
+    func connectionOpened(_ client: ClientID, of audience: Routes.Audience) -> Bool {
+        guard audience == .clients else {
+            if adminConnections.add(1, ordering: .relaxed).newValue <= Self.maxAdminConnections { return true }
+            adminConnections.subtract(1, ordering: .relaxed)
+            limits.note(.adminConnections)
+            return false
+        }
+        let server = configuration.server
         guard connections.add(1, ordering: .relaxed).newValue <= server.maxConnections else {
             connections.subtract(1, ordering: .relaxed)
             limits.note(.connections)
@@ -262,14 +273,18 @@ package final class Gateway: Sendable {
             return counts[client, default: 0]
         }
         guard ofAddress <= server.maxConnectionsPerAddress else {
-            connectionClosed(client)
+            connectionClosed(client, of: .clients)
             limits.note(.connectionsPerAddress)
             return false
         }
         return true
     }
 
-    func connectionClosed(_ client: ClientID) {
+    func connectionClosed(_ client: ClientID, of audience: Routes.Audience) {
+        guard audience == .clients else {
+            adminConnections.subtract(1, ordering: .relaxed)
+            return
+        }
         connections.subtract(1, ordering: .relaxed)
         connectionsByAddress.withLock { counts in
             if let count = counts[client] { counts[client] = count > 1 ? count - 1 : nil }
@@ -289,6 +304,7 @@ package final class Gateway: Sendable {
         if bytes > 0 { bodyBytes.subtract(bytes, ordering: .relaxed) }
     }
 
+    /// Of clients.
     package var openConnections: Int { connections.load(ordering: .relaxed) }
 
     // MARK: Logs

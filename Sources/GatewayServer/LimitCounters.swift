@@ -6,6 +6,7 @@ struct LimitCounters: Sendable {
     enum Limit: String, CaseIterable, Sendable {
         case connections
         case connectionsPerAddress = "connections_per_address"
+        case adminConnections = "admin_connections"
         case head, body
         /// All request bodies together.
         case bodyMemory = "body_memory"

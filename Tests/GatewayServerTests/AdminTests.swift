@@ -38,6 +38,39 @@ struct AdminTests {
         }
     }
 
+    /// F72, X16, X20: a token counts in its header alone, and who has none is not asked for a body.
+    @Test func aTokenElsewhereIsNone() async throws {
+        let head = "POST /admin/upstreams/a/drain HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        try await RunningGateway.run([("a", .ollama, 1)]) {
+            $0.admin.tokenDigest = Array(SHA256.hash(data: Data("s3cret".utf8)))
+        } _: { (gateway: RunningGateway) async throws in
+            for request in [
+                head + "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nAuthorization: Bearer s3cret\r\n\r\n",
+                head + "Cookie: token=s3cret\r\nContent-Length: 2\r\n\r\n{}",
+                head.replacing("drain", with: "drain?token=s3cret") + "Content-Length: 2\r\n\r\n{}",
+                head + "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+            ] {
+                let reply = try await gateway.admin.connect { connection in
+                    try await connection.send(request)
+                    return try await connection.reply()
+                }
+                #expect(reply.status == 401, "\(request)")
+            }
+            #expect(gateway.status("a").mode == .enabled)
+        }
+    }
+
+    @Test func whoMayNotAskIsNotAskedForABody() async throws {
+        try await RunningGateway.run([("a", .ollama, 1)]) { (gateway: RunningGateway) async throws in
+            for (status, headers) in [(421, "Host: evil\r\n"), (403, "Host: test\r\nOrigin: http://evil\r\n")] {
+                let answer = try await gateway.admin.exchange(
+                    "POST /admin/reload HTTP/1.1\r\n\(headers)Content-Type: application/json\r\n"
+                        + "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+                #expect(answer.hasPrefix("HTTP/1.1 \(status) "), "\(answer)")
+            }
+        }
+    }
+
     @Test func aConfiguredOriginMayAsk() async throws {
         try await RunningGateway.run([]) {
             $0.admin.allowedOrigins = ["https://ops.example"]
@@ -115,6 +148,28 @@ struct AdminTests {
         }
     }
 
+    /// A filter that is lost would tell everything.
+    @Test(arguments: ["upstream=%00", "model=%zz", "request_id=%ff", "since=%"])
+    func aFilterThatCannotBeDecodedIsRefused(_ query: String) async throws {
+        try await RunningGateway.run([]) { (gateway: RunningGateway) async throws in
+            let reply = try await gateway.admin.request("GET", "/admin/requests?\(query)")
+            #expect(reply.status == 400)
+            let name = query.prefix { $0 != "=" }
+            #expect(reply.has("\(name) holds an invalid percent-encoding"), "\(reply.body)")
+        }
+    }
+
+    @Test func aModelThatCannotBeDecodedIsRefused() async throws {
+        try await RunningGateway.run([]) { (gateway: RunningGateway) async throws in
+            let explain = try await gateway.admin.request("GET", "/admin/explain?model=%00")
+            #expect(explain.status == 400 && explain.has("model holds an invalid percent-encoding"))
+            for query in ["models?recommended=%00", "models/info?model=%00", "history?limit=%00"] {
+                let reply = try await gateway.client.request("GET", "/webllm/api/\(query)")
+                #expect(reply.status == 400 && reply.has("holds an invalid percent-encoding"), "\(query)")
+            }
+        }
+    }
+
     // MARK: The present
 
     @Test func aRunningRequestIsShownAndCanBeCancelled() async throws {
@@ -184,6 +239,21 @@ struct AdminTests {
             #expect(tick.contains(#""points":[{"requests":"#))
         }
         await upstream.close()
+    }
+
+    @Test func theFeedIsARequestLikeOthers() async throws {
+        try await RunningGateway.run([]) { (gateway: RunningGateway) async throws in
+            let head = try await gateway.admin.connect { connection in
+                try await connection.send(RawClient.text("GET", "/admin/events"))
+                return RawReply(head: try await connection.read(through: "\n\n"))
+            }
+            #expect(head.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'")
+            #expect(head.headers["referrer-policy"] == "no-referrer" && head.headers["cache-control"] == "no-store")
+            let feeds = Metrics.RequestKey(route: "admin_events", outcome: .ok, upstream: "")
+            let metrics = gateway.server.gateway.metrics
+            while metrics.snapshot.requests[feeds] == nil { await Task.yield() }
+            #expect(metrics.snapshot.requests[feeds] == 1)
+        }
     }
 
     @Test func alertsSayInWordsWhatIsWrong() async throws {

@@ -50,6 +50,8 @@ struct CatalogueTests {
         Body("J40", #"{"prompt":"x"}"#, 415, contentType: "text/plain"),
         Body("J40 form", #"{"prompt":"x"}"#, 415, contentType: "application/x-www-form-urlencoded"),
         Body("J41", #"{"prompt":"x","stream":"false"}"#, 400),
+        Body("mode", #"{"prompt":"x","mode":"\#(String(repeating: "é", count: 100))"}"#, 200),
+        Body("mode too long", #"{"prompt":"x","mode":"\#(String(repeating: "m", count: 101))"}"#, 400),
         Body("J41 flag", #"{"prompt":"x","temperature":true}"#, 400),
         Body("J41 model", #"{"prompt":"x","model_id":1}"#, 400),
     ]

@@ -69,6 +69,30 @@ struct ConfigurationTests {
         #expect(byCommandLine.configuration.server.listen == [.tcp(host: "127.0.0.1", port: 10)])
     }
 
+    /// Where the file and the environment say something, the latter is what counts, and is told.
+    @Test func eachKeyIsToldOnceWithItsSource() throws {
+        let file = Self.upstream.replacing("\"u\"", with: "\"ollama\"") + "model = \"llama3\"\n"
+        let environment = ["OLLAMA_BASE_URL": "http://gpu:1234", "OLLAMA_MODEL": "mistral"]
+        let loaded = try load(
+            "[server]\nlisten = [\"127.0.0.1:1\"]\n" + file, environment: environment, listen: ["[::1]:2"])
+        func entry(_ key: String, _ entries: [ConfigurationEntry]) throws -> String {
+            let all = entries.filter { $0.key == key }
+            try #require(all.count == 1, "\(key): \(all)")
+            return "\(all[0].value) \(all[0].source)"
+        }
+        #expect(Set(loaded.entries.map(\.key)).count == loaded.entries.count)
+        #expect(try entry("upstream[0].url", loaded.entries) == "http://gpu:1234 environment OLLAMA_BASE_URL")
+        #expect(try entry("upstream[0].model", loaded.entries) == "\"mistral\" environment OLLAMA_MODEL")
+        #expect(try entry("upstream[0].kind", loaded.entries) == "\"ollama\" file")
+        #expect(try entry("server.listen", loaded.entries) == "[\"[::1]:2\"] command line")
+        let llm = ["LLM_SERVICE_URL": "http://llm/query"]
+        let builtIn = try ConfigurationLoader.load(file: nil, environment: llm).entries
+        #expect(try entry("upstream[0].url", builtIn) == "http://127.0.0.1:11434 default")
+        #expect(try entry("upstream[0].max_in_flight", builtIn) == "4 default")
+        #expect(try entry("upstream[1].name", builtIn) == "\"backend\" default")
+        #expect(try entry("upstream[1].url", builtIn) == "http://llm:80/query environment LLM_SERVICE_URL")
+    }
+
     @Test func secretsAreNotShown() throws {
         let loaded = try load(Self.upstream + "api_key = \"env:KEY\"\n", environment: ["KEY": "s3cret"])
         #expect(loaded.configuration.upstreams[0].apiKey == "s3cret")
@@ -122,6 +146,21 @@ struct ConfigurationTests {
         Mistake(
             text: upstream + "api_key = \"env:NO_SUCH\"\n", kind: .badValue,
             message: "upstream[0].api_key: the environment has no NO_SUCH"),
+        Mistake(
+            text: "[history]\nretention = \"3651d\"\n" + upstream, kind: .outOfRange,
+            message: "history.retention: 3651d is out of range; accepted: 1m to 3650d"),
+        Mistake(
+            text: "[server]\nmax_body = \"9000000000GiB\"\n" + upstream, kind: .badValue,
+            message: "server.max_body: \"9000000000GiB\" is not accepted; expected a size of less than 8589934592GiB"),
+        Mistake(
+            text: "[server]\nlisten = [\"[::1]:80\", \"[0::1]:80\"]\n" + upstream, kind: .duplicateName,
+            message: "server.listen: \"[::1]:80\" is there twice"),
+        Mistake(
+            text: "[server]\nlisten = [\"127.0.0.1:8001\"]\n" + upstream, kind: .duplicateName,
+            message: "admin.listen: \"127.0.0.1:8001\" is there twice"),
+        Mistake(
+            text: upstream + "[[model]]\nid = \"m\"\n[[model]]\nid = \"n\"\nkey = \"m\"\n", kind: .duplicateName,
+            message: "model[1].key: \"m\" is the key of another model"),
         Mistake(
             text: upstream + "[[model]]\nid = \"m\"\nupstream_models = { v = \"x\" }\n", kind: .badValue,
             message: "model[0].upstream_models.v: no upstream has this name; did you mean u?"),

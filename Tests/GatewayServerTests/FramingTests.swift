@@ -1,5 +1,9 @@
 import GatewayCore
 import Glibc
+import Logging
+import NIOCore
+import NIOEmbedded
+import NIOHTTP1
 import Support
 import Testing
 
@@ -67,7 +71,10 @@ struct FramingTests {
         Case("F61", chunked + "5\r\rhello\r\n0\r\n\r\n" + evil, [400]),
         Case("F62", chunked + "5\rXhello\r\n0\r\n\r\n" + evil, [400]),
         Case("F63", chunked + "2;\nxx\r\n45\r\n0\r\n\r\n" + evil, [400]),
-        Case("F68", chunked + "5;" + String(repeating: "a", count: 65536) + "\r\nhello\r\n0\r\n\r\n", [400, 413]),
+        Case(
+            "F68",
+            post + "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5;"
+                + String(repeating: "a", count: 65536) + "\r\nhello\r\n0\r\n\r\n", [400, 413]),
         Case("F69", chunked + "INVALID!!!\r\n" + evil, [400]),
         Case("F70", chunked + "0\r\nContent-Length: 50\r\n\r\n" + evil, [400]),
         Case("F71", chunked + "0\r\nTransfer-Encoding: chunked\r\n\r\n" + evil, [400]),
@@ -82,6 +89,11 @@ struct FramingTests {
         Case("F87", get + "garbage\r\n\r\n", [400]), Case("F88", get + "X[]: y\r\n\r\n", [400]),
         Case("F95", "GET / HTTP/1.1\r\nHost: a/b?c@d\r\n\r\n", [400]),
         Case("F96", "GET / HTTP/1.1\r\nHost: u:p@a\r\n\r\n", [400]),
+        Case("Host :::", "GET / HTTP/1.1\r\nHost: :::\r\n\r\n", [400]),
+        Case("Host with a port out of range", "GET / HTTP/1.1\r\nHost: a:99999999\r\n\r\n", [400]),
+        Case("Host with a signed port", "GET / HTTP/1.1\r\nHost: a:+80\r\n\r\n", [400]),
+        Case("Host with brackets around nothing", "GET / HTTP/1.1\r\nHost: [:::]\r\n\r\n", [400]),
+        Case("Host with an open bracket", "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", [400]),
         Case("no Host", "GET / HTTP/1.1\r\n\r\n", [400]), Case("two Hosts", get + "Host: b\r\n\r\n", [400]),
         Case("F97", "GET http://evil/ HTTP/1.1\r\nHost: a\r\n\r\n", [400, 421]),
         Case("F100", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", [400]),
@@ -116,6 +128,14 @@ struct FramingTests {
             "F126",
             get + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n" + evil,
             [200]),
+        Case(
+            "F124 with a body",
+            post + "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\nhello" + evil, [415]),
+        Case(
+            "F126 with chunks",
+            post + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n"
+                + "5\r\nhello\r\n0\r\n\r\n" + evil, [415]),
+        Case("F127 with a body", post + "Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello" + evil, [415]),
         Case("expects something", post + "Expect: more\r\nContent-Length: 1\r\n\r\n", [417]),
     ]
 
@@ -138,6 +158,8 @@ struct FramingTests {
         Case("F99", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n" + get + "\r\n", [204], [200]),
         Case("F119", get + "Content-Length: 10\r\n\r\n1234567890" + evil, [200], [404]),
         Case("F120", post + "Content-Type: application/json\r\n\r\n" + evil, [411], [404]),
+        Case("Host with an address", "GET /webllm/api/health HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", [200]),
+        Case("Host with an empty port", "GET /webllm/api/health HTTP/1.1\r\nHost: a:\r\n\r\n", [200]),
         Case("F121", get + "\r\n" + evil, [200], [404]),
         Case("F72", chunked + "0\r\nAuthorization: Bearer GOOD\r\n\r\n" + get + "\r\n", [415], [200]),
         Case("F73", chunked + "0\r\nX:POST / HTTP/1.1\r\n\r\n" + get + "\r\n", [415], [200]),
@@ -148,6 +170,42 @@ struct FramingTests {
 
     @Test(arguments: accepted)
     func isAnsweredInOrder(_ item: Case) async throws { try await check(item, closes: false) }
+
+    /// F135: the same answers wherever the bytes are cut.
+    @Test(arguments: refused + accepted)
+    func theCutChangesNothing(_ item: Case) throws {
+        guard item.bytes.count < 1000 else { return }
+        let gateway = try Self.offlineGateway()
+        let whole = try Self.statuses(of: [item.bytes[...]], gateway)
+        #expect(whole.count == item.statuses.count)
+        for cut in 1..<item.bytes.count {
+            let pieces = [item.bytes[..<cut], item.bytes[cut...]]
+            #expect(try Self.statuses(of: pieces, gateway) == whole, "cut at \(cut)")
+        }
+    }
+
+    /// Its connections have no sockets, and no upstream is asked.
+    private static func offlineGateway() throws -> Gateway {
+        var configuration = GatewayConfiguration()
+        configuration.log.access = false
+        return try Gateway(
+            configuration, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },
+            logSink: LogSink(descriptor: -1))
+    }
+
+    private static func statuses(of pieces: [ArraySlice<UInt8>], _ gateway: Gateway) throws -> [String] {
+        let channel = EmbeddedChannel()
+        try Listeners.serve(channel, by: gateway)
+        try channel.connect(to: SocketAddress(ipAddress: "127.0.0.1", port: 1)).wait()
+        for piece in pieces {
+            _ = try? channel.writeInbound(ByteBuffer(bytes: piece))
+            channel.embeddedEventLoop.run()
+        }
+        var reply = ""
+        while let part = try channel.readOutbound(as: ByteBuffer.self) { reply += String(buffer: part) }
+        _ = try? channel.finish(acceptAlreadyClosed: true)
+        return reply.matches(of: /HTTP\/1\.1 (\d{3})/).map { String($0.1) }
+    }
 
     /// What both nginx and HAProxy refuse must not pass here. Without them on the machine there is nothing to compare.
     /// Foundation's Process reads past a buffer of its own when it starts one, which the address sanitizer stops at.
@@ -194,13 +252,18 @@ struct FramingTests {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })
         try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
-            let whole = Array(
-                RawClient.text(
-                    "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
-                    body: #"{"prompt":"x"}"#
-                ).utf8)
-            for cut in stride(from: 1, to: whole.count, by: 7) {
-                try await gateway.client.connect { try await $0.send(bytes: Array(whole[..<cut])) }
+            let json = ("Content-Type", "application/json")
+            let body = #"{"prompt":"x"}"#
+            let chunked = RawClient.text(
+                "POST", "/webllm/api/infer", headers: [json, ("Transfer-Encoding", "chunked")])
+            for text in [
+                RawClient.text("POST", "/webllm/api/infer", headers: [json], body: body),
+                chunked + "\(String(body.utf8.count, radix: 16))\r\n\(body)\r\n0\r\n\r\n",
+            ] {
+                let whole = Array(text.utf8)
+                for cut in 1..<whole.count {
+                    try await gateway.client.connect { try await $0.send(bytes: Array(whole[..<cut])) }
+                }
             }
             #expect(try await gateway.client.request("GET", "/webllm/api/models").status == 200)
             #expect(!upstream.state.requests.contains { $0.line.hasPrefix("POST") })
@@ -234,13 +297,73 @@ struct FramingTests {
         await upstream.close()
     }
 
+    /// F138, on every route.
     @Test func headAnswersWithoutABody() async throws {
         try await RunningGateway.run([("u", .ollama, 9)]) { gateway in
-            for path in ["/webllm/", "/webllm/api/models", "/webllm/api/status", "/webllm/api/history"] {
-                let text = RawClient.text("HEAD", path, headers: [("Connection", "close")])
-                let reply = try await gateway.client.exchange(text)
-                #expect(reply.hasPrefix("HTTP/1.1 200 OK\r\n"))
-                #expect(reply.hasSuffix("\r\n\r\n"))
+            for (routes, client) in [(Routes.client, gateway.client), (Routes.admin, gateway.admin)] {
+                let gets = (routes.literal.values.flatMap { $0 } + routes.prefixed).filter { $0.method == .GET }
+                for path in gets.map({ $0.path.replacing("*", with: "x") }) {
+                    let text = RawClient.text("HEAD", path, headers: [("Connection", "close")])
+                    let reply = try await client.exchange(text)
+                    #expect(reply.firstRange(of: "\r\n\r\n")?.upperBound == reply.endIndex, "\(path): \(reply)")
+                    if path == "/admin/events" { continue }  // to GET it has no end
+                    let whole = try await client.request("GET", path)
+                    #expect(RawReply(head: reply).status == whole.status, "\(path)")
+                }
+            }
+        }
+    }
+
+    /// curl --http2 and Java's client send such heads with each request: it is answered in HTTP/1.1.
+    @Test(arguments: [
+        "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+    ])
+    func anUpgradeIsNotTakenAndItsRequestAnswered(_ upgrade: String) async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            let body = #"{"prompt":"hello"}"#
+            let head = Self.post + "Content-Type: application/json\r\n" + upgrade
+            for framed in [
+                "Content-Length: \(body.utf8.count)\r\n\r\n\(body)",
+                "Transfer-Encoding: chunked\r\n\r\n\(String(body.utf8.count, radix: 16))\r\n\(body)\r\n0\r\n\r\n",
+            ] {
+                let answers = try await gateway.client.exchange(head + framed + Self.evil)
+                #expect(answers.hasPrefix("HTTP/1.1 200 OK\r\n") && answers.contains("Connection: close"), "\(answers)")
+                #expect(answers.matches(of: /HTTP\/1\.1 \d/).count == 1, "\(answers)")
+            }
+            let asked = upstream.state.requests.filter { $0.line.hasPrefix("POST") }
+            #expect(asked.count == 2 && asked.allSatisfy { $0.body.contains("hello") })
+        }
+        await upstream.close()
+    }
+
+    /// F127: who is refused is told at once, and not asked for the body.
+    @Test(arguments: [
+        (404, "POST /nothing", "Expect: 100-continue\r\nContent-Length: 5\r\n"),
+        (404, "POST /nothing", "Content-Length: 1000000\r\n"),
+        (405, "PUT /webllm/api/models", "Expect: 100-continue\r\nContent-Length: 5\r\n"),
+        (413, "POST /webllm/api/infer", "Expect: 100-continue\r\nContent-Length: 99999999\r\n"),
+        (415, "POST /webllm/api/infer", "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n"),
+        (417, "POST /webllm/api/infer", "Expect: 200-ok\r\nContent-Length: 5\r\n"),
+    ])
+    func whoIsRefusedIsNotAskedForTheBody(_ status: Int, _ line: String, _ headers: String) async throws {
+        try await RunningGateway.run([("u", .ollama, 9)]) { gateway in
+            let answers = try await gateway.client.exchange("\(line) HTTP/1.1\r\nHost: a\r\n\(headers)\r\n")
+            #expect(answers.hasPrefix("HTTP/1.1 \(status) "), "\(answers)")
+            #expect(answers.contains("Connection: close"))
+        }
+    }
+
+    @Test func ofARefusedBodyNoMoreIsReadThanALittle() async throws {
+        try await RunningGateway.run([("u", .ollama, 9)]) { gateway in
+            try await gateway.client.connect { connection in
+                try await connection.send(
+                    Self.chunked + "20000\r\n" + String(repeating: "x", count: 0x1_8000))
+                let reply = try await connection.reply()
+                #expect(reply.status == 415 && reply.headers["connection"] == "close")
+                #expect(try await connection.readToEnd().isEmpty)
             }
         }
     }
@@ -279,6 +402,54 @@ struct FramingTests {
                 #expect(try await connection.readToEnd().isEmpty)
             }
             #expect(try await gateway.client.exchange("") == "")
+        }
+    }
+
+    @Test func aHeadThatBeganTogetherWithThePreviousRequestIsTimedOut() async throws {
+        try await RunningGateway.run([("u", .ollama, 9)]) {
+            $0.server.headTimeout = .seconds(1)
+        } _: { gateway in
+            let body = Self.post + "Content-Length: 5\r\n\r\nhello"
+            for (request, status) in [(Self.get + "\r\n", 200), (body, 415)] {
+                try await gateway.client.connect { connection in
+                    try await connection.send(request + "GET / HTTP/1.1\r\nHo")
+                    #expect(try await connection.reply().status == status)
+                    #expect(try await connection.reply().status == 408)
+                    #expect(try await connection.readToEnd().isEmpty)
+                }
+            }
+        }
+    }
+
+    @Test(arguments: [true, false])
+    func aBodyThatDoesNotComeIsTimedOut(isIdle: Bool) async throws {
+        try await RunningGateway.run([("u", .ollama, 9)]) {
+            if isIdle {
+                $0.server.bodyIdleTimeout = .milliseconds(100)
+            } else {
+                $0.server.bodyTimeout = .milliseconds(100)
+            }
+        } _: { gateway in
+            try await gateway.client.connect { connection in
+                try await connection.send(
+                    Self.post + "Content-Type: application/json\r\nContent-Length: 5\r\n\r\n{")
+                let reply = try await connection.reply()
+                #expect(reply.status == 408 && reply.headers["connection"] == "close")
+            }
+        }
+    }
+
+    @Test func anIdleConnectionIsClosed() async throws {
+        try await RunningGateway.run([("u", .ollama, 9)]) {
+            $0.server.keepAliveTimeout = .milliseconds(100)
+        } _: { gateway in
+            let start = ContinuousClock.now
+            try await gateway.client.connect { connection in
+                try await connection.send(Self.get + "\r\n")
+                #expect(try await connection.reply().status == 200)
+                #expect(try await connection.readToEnd().isEmpty)
+            }
+            #expect(ContinuousClock.now - start < .seconds(30), "the default is a minute")
         }
     }
 

@@ -52,7 +52,10 @@ struct LimitTests {
                     let reply = try await client.request(
                         "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
                         body: String(repeating: " ", count: 2000))
-                    if reply.status == 503 { break }
+                    if reply.status == 503 {
+                        #expect(reply.headers["retry-after"] == "1")
+                        break
+                    }
                 }
                 try await first.send(String(repeating: " ", count: 1000))
                 #expect(try await first.reply().status == 400, "blanks are no JSON")
@@ -76,6 +79,39 @@ struct LimitTests {
                 #expect(try await client.connect { try await $0.readToEnd() } == "")
             }
             #expect(gateway.server.gateway.limits[.connectionsPerAddress] == 1)
+        }
+    }
+
+    @Test func operatorsGetInWhenClientsHaveAllConnections() async throws {
+        try await RunningGateway.run([]) {
+            $0.server.maxConnections = 1
+            $0.server.maxConnectionsPerAddress = 1
+        } _: { (gateway: RunningGateway) async throws in
+            let admin = gateway.admin
+            try await gateway.client.connect { client in
+                try await client.send(RawClient.text("GET", "/webllm/api/health"))
+                #expect(try await client.reply().status == 200)
+                #expect(try await admin.request("GET", "/admin/status").status == 200)
+            }
+            #expect(gateway.server.gateway.limits[.connections] == 0)
+        }
+    }
+
+    @Test func operatorsHaveABoundOfTheirOwn() async throws {
+        @Sendable func hold(_ count: Int, _ admin: RawClient) async throws {
+            try await admin.connect { connection in
+                if count == 0 {
+                    #expect(try await connection.readToEnd() == "")
+                } else {
+                    try await connection.send(RawClient.text("GET", "/healthz"))
+                    #expect(try await connection.reply().status == 200)
+                    try await hold(count - 1, admin)
+                }
+            }
+        }
+        try await RunningGateway.run([]) { (gateway: RunningGateway) async throws in
+            try await hold(Gateway.maxAdminConnections, gateway.admin)
+            #expect(gateway.server.gateway.limits[.adminConnections] == 1)
         }
     }
 

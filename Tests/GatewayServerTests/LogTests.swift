@@ -64,6 +64,22 @@ struct LogTests {
         #expect(line.hasPrefix("\(prefix)time=") && line.hasSuffix("level=\(level) msg=x a=1"), "\(line)")
     }
 
+    /// As docs/logging.md has it.
+    @Test func theLineOfARequestIsWrittenAtAnyLevel() throws {
+        let log = try LogPipe()
+        let sink = LogSink(descriptor: log.input, journalStream: nil)
+        defer { sink.flush() }
+        var configuration = GatewayConfiguration()
+        configuration.log.level = .error
+        let logger = Logger(label: "test") { _ in GatewayLogHandler(configuration: configuration.log, sink: sink) }
+        let gateway = try Gateway(configuration, logger: logger, logSink: sink)
+        logger.warning("not to be seen")
+        let record = AccessRecord(
+            requestID: "r", route: "health", method: "GET", status: 200, outcome: .ok, duration: .zero)
+        gateway.finished(record, configuration.log)
+        #expect(log.nextLine().contains(#""msg":"request","request_id":"r""#))
+    }
+
     @Test func whatIsNotTheJournalGetsNoPriority() throws {
         let log = try LogPipe()
         let sink = LogSink(descriptor: log.input, journalStream: log.device + "0")

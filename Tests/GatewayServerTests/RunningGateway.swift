@@ -23,8 +23,8 @@ final class RunningGateway: Sendable {
     private init(server: HTTPServer, next: NextConfiguration) {
         self.server = server
         self.next = next
-        client = RawClient(port: server.addresses[0].port ?? 0)
-        admin = RawClient(port: server.adminAddresses.first?.port ?? 0)
+        client = RawClient(server.addresses[0])
+        admin = RawClient(server.adminAddresses.first ?? server.addresses[0])
     }
 
     /// - Parameter upstreams: name, kind and port; the order is the order of preference.
@@ -33,6 +33,24 @@ final class RunningGateway: Sendable {
         change: (inout GatewayConfiguration) -> Void = { _ in },
         _ body: (RunningGateway) async throws -> R
     ) async throws -> R {
+        try await limiter.run {
+            let running = try await start(upstreams, change: change)
+            do {
+                let result = try await body(running)
+                await running.server.stop()
+                return result
+            } catch {
+                await running.server.stop()
+                throw error
+            }
+        }
+    }
+
+    /// The same for a test that needs several; it stops them.
+    static func start(
+        _ upstreams: [(String, UpstreamKind, Int)] = [], handover: Handover = Handover(),
+        change: (inout GatewayConfiguration) -> Void = { _ in }
+    ) async throws -> RunningGateway {
         var configuration = GatewayConfiguration()
         configuration.server.listen = [.tcp(host: "127.0.0.1", port: 0)]
         configuration.admin.listen = [.tcp(host: "127.0.0.1", port: 0)]
@@ -48,20 +66,11 @@ final class RunningGateway: Sendable {
         }
         change(&configuration)
         let logger = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
-        return try await limiter.run {
-            let gateway = try Gateway(configuration, logger: logger, logSink: sink)
-            let next = NextConfiguration(configuration)
-            let server = try await HTTPServer.start(gateway, source: { next.value.withLock { $0 } })
-            let running = RunningGateway(server: server, next: next)
-            do {
-                let result = try await body(running)
-                await running.server.stop()
-                return result
-            } catch {
-                await running.server.stop()
-                throw error
-            }
-        }
+        let gateway = try Gateway(configuration, logger: logger, logSink: sink)
+        let next = NextConfiguration(configuration)
+        let server = try await HTTPServer.start(
+            gateway, source: { next.value.withLock { $0 } }, handover: handover)
+        return RunningGateway(server: server, next: next)
     }
 
     private static let limiter = Limiter(3)

@@ -117,6 +117,42 @@ struct StreamingTests {
         await upstream.close()
     }
 
+    @Test func whoWaitsTooLongForASlotIsRefused() async throws {
+        let gate = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                await gate.wait()
+                try await Scripts.answer(connection, #""x""#)
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.upstreams[0].maxInFlight = 1
+            $0.upstreams[0].queueTimeout = .milliseconds(50)
+        } _: { gateway in
+            async let first = gateway.infer("first")
+            await upstream.until { $0.requests.contains { $0.line.hasPrefix("POST") } }
+            let refused = try await gateway.infer("second")
+            #expect(refused.status == 503)
+            #expect(gateway.server.gateway.limits[.queueTime] == 1)
+            gate.open()
+            #expect(try await first.status == 200)
+        }
+        await upstream.close()
+    }
+
+    @Test(arguments: [(true, "second"), (false, "first")])
+    func aClientChoosesItsUpstreamWhereItMay(_ allowed: Bool, _ name: String) async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })
+        try await RunningGateway.run([("first", .ollama, upstream.port), ("second", .ollama, upstream.port)]) {
+            $0.routing.allowPin = allowed
+        } _: { gateway in
+            let reply = try await gateway.client.postJSON(
+                "/webllm/api/infer", #"{"prompt":"x"}"#, headers: [("X-Gateway-Upstream", "second")])
+            #expect(reply.headers["x-gateway-upstream"] == name)
+        }
+        await upstream.close()
+    }
+
     @Test func aBatchRunsAtOnceWithinTheSlotsAndKeepsItsOrder() async throws {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, request in
@@ -167,6 +203,10 @@ struct StreamingTests {
             let sent = try #require(upstream.state.requests.last { $0.line.hasPrefix("POST") }).body
             #expect(sent.contains(#""options":{"temperature":0,"top_p":0.5,"top_k":3,"num_predict":5}"#))
             #expect(try await gateway.client.request("GET", "/webllm/api/config/models/a%2Fb").status == 200)
+            // One character with the slash in front of it, but not one name.
+            let combining = "{\"model_type\":\"\u{301}x\",\"top_k\":3}"
+            #expect(try await gateway.client.postJSON("/webllm/api/config/models", combining).status == 200)
+            #expect(try await gateway.client.request("GET", "/webllm/api/config/models/%CC%81x").status == 200)
         }
         await upstream.close()
     }

@@ -55,13 +55,14 @@ class Upstream:
 
 
 class Gateway:
-    def __init__(self, binary, config, log, *options, under=()):
+    def __init__(self, binary, config, log, *options, under=(), pass_fds=()):
         """`under`: a command that becomes the gateway, with what it changes first."""
         self.log = open(log, "ab")
         # What deployments set would change the upstreams.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "LLM_"))}
         self.process = subprocess.Popen(
-            [*under, binary, "serve", "--config", config, *options], stderr=self.log, env=environment)
+            [*under, binary, "serve", "--config", config, *options], stderr=self.log, env=environment,
+            pass_fds=pass_fds)
 
     def has_logged(self, text, log):
         return text in pathlib.Path(log).read_text()

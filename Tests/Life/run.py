@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The life-cycle tests: signals, faults, restarts under load, and a short soak; each says its figures.
+"""The life-cycle tests: listening, signals, faults, restarts under load, and a short soak; each says its figures.
 
     Tests/Life/run.py --gateway .build/debug/webllm-gateway [--seconds 30] [--quick]
 """
@@ -20,6 +20,7 @@ parser.add_argument("--quick", action="store_true", help="fewer rounds and more 
 arguments = parser.parse_args()
 quick = ["--quick"] if arguments.quick else []
 checks = [
+    ["listen.py"],
     ["signals.py", *quick],
     ["faults.py", *quick],
     ["restart.py", "--restarts", arguments.restarts],

@@ -80,14 +80,15 @@ package struct RawClient: Sendable {
         }
     }
 
-    package let port: Int
-    package init(port: Int) { self.port = port }
+    private let address: @Sendable () throws -> SocketAddress
+    package init(port: Int) { address = { try SocketAddress(ipAddress: "127.0.0.1", port: port) } }
+    package init(_ address: SocketAddress) { self.address = { address } }
 
     package func connect<R: Sendable>(
         _ body: @escaping @Sendable (inout Connection) async throws -> R
     ) async throws -> R {
         let channel = try await ClientBootstrap(group: .singletonMultiThreadedEventLoopGroup)
-            .connect(host: "127.0.0.1", port: port) { channel in
+            .connect(to: address()) { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try NIOAsyncChannel<ByteBuffer, ByteBuffer>(wrappingChannelSynchronously: channel)
                 }

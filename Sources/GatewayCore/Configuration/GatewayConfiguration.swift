@@ -20,6 +20,11 @@ package enum ListenAddress: Sendable, Hashable {
     case tcp(host: String, port: Int)
     /// A Unix socket path.
     case unix(path: String)
+
+    /// Whether several of them are several addresses all the same.
+    package var isChosenBySystem: Bool {
+        if case .tcp(_, port: 0) = self { true } else { false }
+    }
 }
 
 /// The `[server]` table: listeners, threads, limits and the client-side timers.

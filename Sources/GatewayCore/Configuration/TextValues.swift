@@ -1,3 +1,5 @@
+import Glibc
+
 /// A text in gateway.conf that cannot be read; the description says what is accepted.
 package struct TextFault: Error, Sendable, Equatable, CustomStringConvertible {
     package var description: String
@@ -14,8 +16,10 @@ package enum DurationText {
         for (suffix, nanoseconds) in units where text.hasSuffix(suffix) {
             let digits = text.dropLast(suffix.count)
             guard digits.first?.isASCIIDigit == true, digits.allSatisfy({ $0.isASCIIDigit || $0 == "." }),
-                let number = Double(digits), number * nanoseconds <= 1e17
+                let number = Double(digits)
             else { continue }
+            // 64 bits of nanoseconds hold a little more.
+            guard number * nanoseconds <= 100_000 * 86_400e9 else { throw TextFault("a duration of at most 100000d") }
             return .nanoseconds(Int64((number * nanoseconds).rounded()))
         }
         throw TextFault("a duration such as \"250ms\", \"2s\", \"5m\", \"1h\" or \"30d\"")
@@ -40,8 +44,10 @@ package enum ByteSizeText {
     package static func parse(_ text: String) throws(TextFault) -> Int {
         for (suffix, bytes) in units where text.hasSuffix(suffix) {
             let digits = text.dropLast(suffix.count)
-            guard digits.allSatisfy(\.isASCIIDigit), let number = Int(digits), number <= 1 << 40 else { continue }
-            return number * bytes
+            guard !digits.isEmpty, digits.allSatisfy(\.isASCIIDigit) else { continue }
+            let size = Int(digits)?.multipliedReportingOverflow(by: bytes)
+            guard let size, !size.overflow else { throw TextFault("a size of less than 8589934592GiB") }
+            return size.partialValue
         }
         throw TextFault("a size such as \"512B\", \"64KiB\", \"4MiB\" or \"1GiB\"")
     }
@@ -89,9 +95,7 @@ extension UpstreamURL {
         if rest.hasPrefix("[") {
             guard let end = rest.firstIndex(of: "]") else { throw TextFault("an IPv6 address in brackets") }
             host = rest[rest.index(after: rest.startIndex)..<end]
-            guard host.contains(":"), host.allSatisfy({ $0.isHexDigit || $0 == ":" || $0 == "." }) else {
-                throw TextFault("an IPv6 address in brackets")
-            }
+            guard NumericAddress.isIPv6(host) else { throw TextFault("an IPv6 address in brackets") }
             rest = rest[rest.index(after: end)...]
         } else {
             let end = rest.firstIndex(of: ":") ?? rest.endIndex
@@ -113,16 +117,13 @@ extension UpstreamURL {
         guard !host.isEmpty, host.utf8.count <= 253,
             host.allSatisfy({ $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "-" || $0 == "." || $0 == "_") })
         else { throw TextFault("a URL with a host name or address") }
-        let last = host.split(separator: ".", omittingEmptySubsequences: false).last { !$0.isEmpty } ?? ""
-        guard last.first?.isASCIIDigit == true else { return }
-        let parts = host.split(separator: ".", omittingEmptySubsequences: false)
-        let isAddress =
-            parts.count == 4
-            && parts.allSatisfy { part in
-                part.allSatisfy(\.isASCIIDigit) && (part.count == 1 || part.first != "0")
-                    && Int(part).map { $0 <= 255 } == true
-            }
-        guard isAddress else { throw TextFault("an IPv4 address of four decimal numbers, such as 127.0.0.1") }
+        let name = host.hasSuffix(".") ? host.dropLast() : host
+        let labels = name.split(separator: ".", omittingEmptySubsequences: false)
+        guard labels.allSatisfy({ (1...63).contains($0.utf8.count) }) else {
+            throw TextFault("a host name without empty or very long parts")
+        }
+        guard labels.last?.first?.isASCIIDigit == true, !NumericAddress.isIPv4(host) else { return }
+        throw TextFault("an IPv4 address of four decimal numbers, such as 127.0.0.1")
     }
 
     /// As in gateway.conf.
@@ -136,28 +137,26 @@ extension ListenAddress {
         let accepted = TextFault("an address such as \"127.0.0.1:8000\", \"[::1]:8000\" or \"unix:/run/gateway.sock\"")
         if text.hasPrefix("unix:") {
             let path = String(text.dropFirst(5))
-            guard path.hasPrefix("/"), path.utf8.count <= 107 else {
-                throw TextFault("an absolute Unix socket path of at most 107 bytes")
+            guard path.hasPrefix("/"), path.utf8.count <= maxUnixPath, !path.utf8.contains(0) else {
+                throw TextFault("an absolute Unix socket path of at most \(maxUnixPath) bytes")
             }
             return .unix(path: path)
         }
-        guard let colon = text.lastIndex(of: ":"), let port = Int(text[text.index(after: colon)...]),
-            (0...65535).contains(port)
-        else { throw accepted }
-        var host = text[..<colon]
-        if host.hasPrefix("["), host.hasSuffix("]") {
-            host = host.dropFirst().dropLast()
-            guard host.contains(":"), host.allSatisfy({ $0.isHexDigit || $0 == ":" || $0 == "." }) else {
-                throw accepted
-            }
-        } else {
-            let parts = host.split(separator: ".", omittingEmptySubsequences: false)
-            guard parts.count == 4, parts.allSatisfy({ Int($0).map { (0...255).contains($0) } == true }) else {
-                throw accepted
-            }
-        }
-        return .tcp(host: String(host), port: port)
+        guard let colon = text.lastIndex(of: ":") else { throw accepted }
+        let digits = text[text.index(after: colon)...]
+        guard digits.allSatisfy(\.isASCIIDigit), let port = UInt16(digits) else { throw accepted }
+        let name = text[..<colon]
+        let isIPv6 = name.hasPrefix("[") && name.hasSuffix("]")
+        let address = isIPv6 ? name.dropFirst().dropLast() : name
+        guard let host = NumericAddress.canonical(address, isIPv6 ? AF_INET6 : AF_INET) else { throw accepted }
+        return .tcp(host: host, port: Int(port))
     }
+
+    /// Bytes of a Unix socket's path: the system takes 107, some of which ``temporaryPath(of:process:)`` adds.
+    private static let maxUnixPath = 99
+
+    /// The name that a socket has until it listens.
+    package static func temporaryPath(of path: String, process: Int32) -> String { "\(path).\(process)" }
 }
 
 /// The nearest accepted word to a mistyped one.

@@ -71,9 +71,9 @@ enum AdminReplies {
     }
 
     /// What would happen to a request for a model now: a dry run.
-    private static func explain(_ call: Routes.Call) -> Reply {
+    private static func explain(_ call: Routes.Call) throws(RequestRefusal) -> Reply {
         let modelID =
-            call.request.query?.queryValue("model") ?? call.snapshot.configuration.webllm.defaultModel
+            try call.request.query?.queryValue("model") ?? call.snapshot.configuration.webllm.defaultModel
         let candidates = call.gateway.plan(modelID)
         return .object { writer in
             writer.field("model", modelID)

@@ -1,6 +1,7 @@
 import GatewayCore
 import GatewayWire
 import NIOCore
+import NIOHTTP1
 
 /// What a dashboard is sent: everything at first, then once a second what is new. Samples, not every request, so that it
 /// costs the same at any load. Lives on its connection's event loop.
@@ -8,7 +9,9 @@ final class DashboardFeed {
     private let gateway: Gateway
     private let loop: LoopContext
     private unowned let connection: HTTPConnection
+    private let request: RequestHead
     private let requestID: String
+    private let started = MonotonicTime.now
     private var ticker: RepeatedTask?
     private var lastID: Int64 = 0
     private var lastFinished = 0
@@ -23,10 +26,15 @@ final class DashboardFeed {
         self.gateway = gateway
         self.loop = loop
         self.connection = connection
+        self.request = request
         requestID = request.requestID ?? loop.makeRequestID()
     }
 
     func start() {
+        if request.method == .HEAD {
+            connection.startStream(head, first: ByteBuffer())
+            return note(.ok)
+        }
         withRunning { feed, requests, total in feed.sendStart(requests, total) }
         let bound = NIOLoopBound(self, eventLoop: loop.eventLoop)
         ticker = loop.eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { _ in
@@ -34,16 +42,33 @@ final class DashboardFeed {
         }
     }
 
-    /// The client is gone.
-    func stop() {
-        ticker?.cancel()
-        ticker = nil
-    }
+    /// The client is gone: that is how a feed ends.
+    func stop() { stop(.ok) }
 
     /// The gateway stops: a dashboard must not hold it up.
     func end() {
-        stop()
+        stop(.drained)
         connection.endStream(last: ByteBuffer())
+    }
+
+    private func stop(_ outcome: RequestOutcome) {
+        guard let ticker else { return }
+        ticker.cancel()
+        self.ticker = nil
+        note(outcome)
+    }
+
+    private func note(_ outcome: RequestOutcome) {
+        gateway.finished(
+            AccessRecord(
+                requestID: requestID, route: "admin_events", method: request.method.rawValue, status: 200,
+                outcome: outcome, duration: .now - started), gateway.configuration.log)
+    }
+
+    private var head: ReplyHead {
+        var head = ReplyHead(200, contentType: "text/event-stream", requestID: requestID)
+        head.fields = AdminAccess.securityHeaders + [("X-Accel-Buffering", "no")]
+        return head
     }
 
     private func tick() {
@@ -77,8 +102,6 @@ final class DashboardFeed {
             writer.endObject()
             writeRecent(recent, finished, &writer)
         }
-        var head = ReplyHead(200, contentType: "text/event-stream", requestID: requestID)
-        head.fields = [("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")]
         var first = ByteBuffer()
         first.writeBuffer(&event)
         connection.startStream(head, first: first)

@@ -64,8 +64,7 @@ package enum ConfigurationLoader {
                     .init(kind: .badValue, key: key, detail: "\"\(text)\" is not accepted; expected \(error)"))
             }
         }
-        log.entries.removeAll { $0.key == "server.listen" }
-        log.entries.append(.init(key: "server.listen", value: "\(texts)", source: source))
+        log.override("server.listen", "\(texts)", source)
         return addresses
     }
 

@@ -1,4 +1,5 @@
 import GatewayCore
+import TOMLKit
 
 /// The variables that deployments of the Python endpoint set, and the gateway's own.
 enum EnvironmentOverrides {
@@ -8,25 +9,23 @@ enum EnvironmentOverrides {
         log: TableReader.Log
     ) {
         if !hasFile && configuration.upstreams.isEmpty {
-            configuration.upstreams = [
-                defaultUpstream("ollama", in: configuration), defaultUpstream("backend", in: configuration),
-            ]
+            for name in ["ollama", "backend"] { _ = indexOfUpstream(name, in: &configuration, environment, log) }
         }
         if let text = value("OLLAMA_BASE_URL", environment) {
-            setURL(text, "OLLAMA_BASE_URL", of: "ollama", in: &configuration, log)
+            setURL(text, "OLLAMA_BASE_URL", of: "ollama", in: &configuration, environment, log)
         }
         if let model = value("OLLAMA_MODEL", environment) {
             if GatewayReader.isModelName(model) {
-                let index = indexOfUpstream("ollama", in: &configuration)
+                let index = indexOfUpstream("ollama", in: &configuration, environment, log)
                 configuration.upstreams[index].model = model
-                note("upstream ollama.model", "\"\(model)\"", "OLLAMA_MODEL", log)
+                log.override("upstream[\(index)].model", "\"\(model)\"", .environment("OLLAMA_MODEL"))
             } else {
                 let detail = GatewayReader.modelNameRule(model)
                 log.faults.append(.init(kind: .badValue, key: "OLLAMA_MODEL", detail: detail))
             }
         }
         if let text = value("LLM_SERVICE_URL", environment) {
-            setURL(text, "LLM_SERVICE_URL", of: "backend", in: &configuration, log)
+            setURL(text, "LLM_SERVICE_URL", of: "backend", in: &configuration, environment, log)
         }
         if let text = value("WEBLLM_GATEWAY_LISTEN", environment) {
             configuration.server.listen = ConfigurationLoader.addresses(
@@ -42,13 +41,13 @@ enum EnvironmentOverrides {
 
     private static func setURL(
         _ text: String, _ variable: String, of name: String, in configuration: inout GatewayConfiguration,
-        _ log: TableReader.Log
+        _ environment: [String: String], _ log: TableReader.Log
     ) {
         do throws(TextFault) {
             let url = try UpstreamURL.parse(text)
-            let index = indexOfUpstream(name, in: &configuration)
+            let index = indexOfUpstream(name, in: &configuration, environment, log)
             configuration.upstreams[index].url = url
-            note("upstream \(name).url", "\"\(url.text)\"", variable, log)
+            log.override("upstream[\(index)].url", url.text, .environment(variable))
         } catch {
             log.faults.append(
                 .init(kind: .badValue, key: variable, detail: "the value is not accepted; expected \(error)"))
@@ -56,22 +55,20 @@ enum EnvironmentOverrides {
     }
 
     /// Adds the upstream where the file does not have it.
-    private static func indexOfUpstream(_ name: String, in configuration: inout GatewayConfiguration) -> Int {
+    private static func indexOfUpstream(
+        _ name: String, in configuration: inout GatewayConfiguration, _ environment: [String: String],
+        _ log: TableReader.Log
+    ) -> Int {
         if let index = configuration.upstreams.firstIndex(where: { $0.name == name }) { return index }
-        configuration.upstreams.append(defaultUpstream(name, in: configuration))
-        return configuration.upstreams.count - 1
+        let index = configuration.upstreams.count
+        let reader = TableReader(defaultUpstream(name), path: "upstream[\(index)]", log: log, source: .builtIn)
+        if let upstream = GatewayReader.upstream(reader, environment) { configuration.upstreams.append(upstream) }
+        return index
     }
 
-    private static func defaultUpstream(_ name: String, in configuration: GatewayConfiguration) -> UpstreamConfiguration
-    {
+    private static func defaultUpstream(_ name: String) -> TOMLTable {
         name == "ollama"
-            ? UpstreamConfiguration(
-                name: "ollama", kind: .ollama, url: UpstreamURL(host: "127.0.0.1", port: 11434), model: "llama3")
-            : UpstreamConfiguration(
-                name: "backend", kind: .query, url: UpstreamURL(host: "127.0.0.1", port: 5000, basePath: "/query"))
-    }
-
-    private static func note(_ key: String, _ value: String, _ variable: String, _ log: TableReader.Log) {
-        log.entries.append(.init(key: key, value: value, source: .environment(variable)))
+            ? ["name": "ollama", "kind": "ollama", "url": "http://127.0.0.1:11434", "model": "llama3"]
+            : ["name": "backend", "kind": "query", "url": "http://127.0.0.1:5000/query"]
     }
 }

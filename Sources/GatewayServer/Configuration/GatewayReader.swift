@@ -160,7 +160,7 @@ enum GatewayReader {
         return log
     }
 
-    private static func upstream(_ table: TableReader, _ environment: [String: String]) -> UpstreamConfiguration? {
+    static func upstream(_ table: TableReader, _ environment: [String: String]) -> UpstreamConfiguration? {
         let name = table.optionalString("name")
         if let name, !isName(name) {
             table.fault(.badValue, "name", "\"\(name)\" is not accepted; accepted: 1 to 64 of A-Z a-z 0-9 . _ -")
@@ -274,6 +274,14 @@ enum GatewayReader {
         func fault(_ kind: ConfigurationError.Fault.Kind, _ key: String, _ detail: String) {
             log.faults.append(.init(kind: kind, key: key, detail: detail))
         }
+        var addresses: Set<ListenAddress> = []
+        for (key, listen) in [
+            ("server.listen", configuration.server.listen), ("admin.listen", configuration.admin.listen),
+        ] {
+            for address in listen where !address.isChosenBySystem && !addresses.insert(address).inserted {
+                fault(.duplicateName, key, "\"\(address)\" is there twice")
+            }
+        }
         if configuration.upstreams.isEmpty, !log.faults.contains(where: { $0.key.hasPrefix("upstream") }) {
             fault(.missingKey, "upstream", "missing; accepted: at least one [[upstream]] table")
         }
@@ -283,9 +291,13 @@ enum GatewayReader {
             fault(.duplicateName, "upstream[\(index)].name", "\"\(upstream.name)\" is the name of another upstream")
         }
         var ids: Set<String> = []
+        var keys: Set<String> = []
         for (index, model) in configuration.models.enumerated() {
+            let isKeyNew = keys.insert(model.key).inserted
             if !ids.insert(model.id).inserted {
                 fault(.duplicateName, "model[\(index)].id", "\"\(model.id)\" is the id of another model")
+            } else if !isKeyNew {
+                fault(.duplicateName, "model[\(index)].key", "\"\(model.key)\" is the key of another model")
             }
             for name in model.upstreamModels.keys.sorted() where !names.contains(name) {
                 let hint = NearestWord.suggest(name, among: names).map { "; did you mean \($0)?" } ?? ""

@@ -10,19 +10,32 @@ final class TableReader {
     final class Log {
         var faults: [ConfigurationError.Fault] = []
         var entries: [ConfigurationEntry] = []
+
+        /// What a value comes to in place of what the file or the defaults say.
+        func override(_ key: String, _ value: String, _ source: ConfigurationSource) {
+            let entry = ConfigurationEntry(key: key, value: value, source: source)
+            if let index = entries.firstIndex(where: { $0.key == key }) {
+                entries[index] = entry
+            } else {
+                entries.append(entry)
+            }
+        }
     }
 
     let log: Log
     private let table: TOMLTable?
     private let path: String
+    private let source: ConfigurationSource
     private var known: [String] = []
 
     /// - Parameters:
     ///   - table: nil where the file has none: every read then gives its default.
     ///   - path: key path of the table, empty at the top.
-    init(_ table: TOMLTable?, path: String, log: Log) {
+    ///   - source: where the table is from.
+    init(_ table: TOMLTable?, path: String, log: Log, source: ConfigurationSource = .file) {
         self.table = table
         self.path = path
+        self.source = source
         self.log = log
     }
 
@@ -142,7 +155,7 @@ final class TableReader {
             found = value.table
             if found == nil { fault(.wrongType, key, "found \(Self.name(value)); accepted: a table") }
         }
-        return TableReader(found, path: keyPath(key), log: log)
+        return TableReader(found, path: keyPath(key), log: log, source: source)
     }
 
     /// The readers of an array of tables; nil where the file has none.
@@ -171,10 +184,7 @@ final class TableReader {
     }
 
     /// What a default comes to, where the code cannot know it.
-    func note(_ key: String, _ value: String) {
-        log.entries.removeAll { $0.key == keyPath(key) }
-        log.entries.append(.init(key: keyPath(key), value: value, source: .builtIn))
-    }
+    func note(_ key: String, _ value: String) { log.override(keyPath(key), value, .builtIn) }
 
     func fault(_ kind: ConfigurationError.Fault.Kind, _ key: String, _ detail: String) {
         log.faults.append(.init(kind: kind, key: keyPath(key), detail: detail))
@@ -193,7 +203,7 @@ final class TableReader {
             fault(.wrongType, key, "found \(Self.name(found)); accepted: \(accepts)")
             return value
         }
-        log.entries.append(.init(key: keyPath(key), value: shows(converted), source: .file))
+        log.entries.append(.init(key: keyPath(key), value: shows(converted), source: source))
         return converted
     }
 

@@ -6,7 +6,7 @@ import NIOHTTP1
 /// Serves one client connection: one request after another, in order, each with exactly one reply.
 ///
 /// NIO's parser has delivered heads and bodies; framing faults, limits, timers and pipelining are this type's.
-/// No work starts on a head alone: a request is handed on when its body is complete.
+/// No work starts on a head alone: a request is handed on when its body is complete, or refused where its head tells.
 final class HTTPConnection: ChannelInboundHandler {
     typealias InboundIn = HTTPServerRequestPart
     typealias OutboundOut = ByteBuffer
@@ -14,7 +14,7 @@ final class HTTPConnection: ChannelInboundHandler {
     private enum State {
         /// Before a request's first byte, or inside its head.
         case idle
-        case receiving(RequestHead, body: ByteBuffer)
+        case receiving(RequestHead, Routes.Verdict, body: ByteBuffer)
         /// A request is being answered; a stream's head may be out already.
         case replying(RequestHead, streaming: ReplyFraming?)
         case closed
@@ -43,12 +43,17 @@ final class HTTPConnection: ChannelInboundHandler {
     /// Body bytes of the present request, counted against all connections' bound.
     private var reserved = 0
     private static let drainGrace: Duration = .seconds(1)
+    /// Bytes of a refused request's body that are read, to serve the next request on the connection.
+    private static let maxSkippedBody = 64 << 10
     private var mustClose = false
 
     /// Raw bytes since the last request was complete, to see bytes that never become one.
     private var rawBytes = 0
     private var phaseStart: MonotonicTime
     private var lastBodyByte: MonotonicTime
+    /// Whether the parser has the whole of each request that it began.
+    private var isBetweenRequests = true
+    /// Whether it has begun another head since.
     private var hasPartialHead = false
     private var written = 0
     private var lastDrained = 0
@@ -87,6 +92,11 @@ final class HTTPConnection: ChannelInboundHandler {
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let part = unwrapInboundIn(data)
+        switch part {
+        case .head: (isBetweenRequests, hasPartialHead) = (false, false)
+        case .body: break
+        case .end: isBetweenRequests = true
+        }
         switch state {
         case .replying: pipelined.append(part)
         case .closed: break
@@ -110,10 +120,9 @@ final class HTTPConnection: ChannelInboundHandler {
     /// Called by ``ByteMeter`` with each piece the socket gave, before the parser sees it.
     func noteRawBytes(_ count: Int) {
         rawBytes += count
-        if case .idle = state, !hasPartialHead {
-            hasPartialHead = true
-            phaseStart = .now
-        }
+        guard isBetweenRequests, !hasPartialHead else { return }
+        hasPartialHead = true
+        if case .idle = state { phaseStart = .now }
     }
 
     /// Called by ``ByteMeter`` when the parser is done with a piece: bytes that add up to no request are refused.
@@ -121,7 +130,8 @@ final class HTTPConnection: ChannelInboundHandler {
         switch state {
         case .idle where rawBytes > limits.maxHead + 16 << 10:
             refuse(RequestRefusal(431, "Request headers exceed \(limits.maxHead) bytes"))
-        case .receiving(_, let body) where rawBytes > 16 * body.readableBytes + limits.maxHead + 16 << 10:
+        case .receiving(_, .answered, _) where rawBytes > Self.maxSkippedBody: answerBeforeItsEnd()
+        case .receiving(_, .accepted, let body) where rawBytes > 16 * body.readableBytes + limits.maxHead + 16 << 10:
             refuse(RequestRefusal(400, "The chunked encoding carries far more than its data"))
         case .replying where rawBytes > 64 << 10:
             pauseReading()
@@ -141,42 +151,54 @@ final class HTTPConnection: ChannelInboundHandler {
 
     private func receiveHead(_ head: HTTPRequestHead) {
         snapshot = gateway.snapshot
-        hasPartialHead = false
         phaseStart = .now
         lastBodyByte = phaseStart
         do throws(RequestRefusal) {
             let request = try RequestHead(head, maxHead: limits.maxHead)
             if let length = request.contentLength, length > limits.maxBody { throw .bodyTooLarge(limits.maxBody) }
-            state = .receiving(request, body: ByteBuffer())
-            if request.expectsContinue && request.hasBody {
-                // Refused already where the head is bad; a route that takes no such body is refused at the end.
-                send(ByteBuffer(string: "HTTP/1.1 100 Continue\r\n\r\n"))
+            let verdict = routes.judge(request, snapshot)
+            state = .receiving(request, verdict, body: ByteBuffer())
+            guard request.hasBody else { return }
+            switch verdict {
+            case .answered:
+                let length = request.contentLength ?? 0
+                if request.expectsContinue || length > Self.maxSkippedBody { answerBeforeItsEnd() }
+            case .accepted:
+                if request.expectsContinue { send(ByteBuffer(string: "HTTP/1.1 100 Continue\r\n\r\n")) }
             }
-            if request.leavesHTTP { receiveEnd() }
         } catch {
             refuse(error)
         }
     }
 
     private func receiveBody(_ bytes: ByteBuffer) {
-        guard case .receiving(let request, var body) = state else { return }
+        guard case .receiving(let request, let verdict, var body) = state else { return }
         lastBodyByte = .now
+        if case .answered = verdict { return }
         guard body.readableBytes + bytes.readableBytes <= limits.maxBody else {
             refuse(.bodyTooLarge(limits.maxBody))
             return
         }
         guard gateway.reserve(bytes.readableBytes, of: limits.maxBodyMemory) else {
-            refuse(RequestRefusal(503, "The gateway is busy; try again later"))
+            var refusal = RequestRefusal(503, "The gateway is busy; try again later")
+            refusal.retryAfter = 1
+            refuse(refusal)
             return
         }
         reserved += bytes.readableBytes
         state = .idle  // releases the buffer, so that it grows in place
         if body.readableBytes == 0 { body = bytes } else { body.writeImmutableBuffer(bytes) }
-        state = .receiving(request, body: body)
+        state = .receiving(request, verdict, body: body)
+    }
+
+    /// The body of a refused request is not worth waiting for.
+    private func answerBeforeItsEnd() {
+        mustClose = true
+        receiveEnd()
     }
 
     private func receiveEnd() {
-        guard case .receiving(let request, let body) = state else { return }
+        guard case .receiving(let request, let verdict, let body) = state else { return }
         rawBytes = 0
         served += 1
         if !request.keepAlive || served >= limits.maxRequestsPerConnection || gateway.isDraining { mustClose = true }
@@ -185,7 +207,7 @@ final class HTTPConnection: ChannelInboundHandler {
         lastDrained = 0
         lastDrain = .now
         lastSent = .now
-        routes.handle(request, body: body, gateway: gateway, connection: self, loop: loop)
+        routes.handle(request, verdict, body: body, gateway: gateway, connection: self, loop: loop)
     }
 
     /// Answers a request that cannot be understood, once, and closes.
@@ -231,7 +253,7 @@ final class HTTPConnection: ChannelInboundHandler {
         finish()
     }
 
-    /// Sends the head of a streamed reply together with its first piece.
+    /// Sends the head of a streamed reply together with its first piece; to HEAD it is the whole reply.
     func startStream(_ head: ReplyHead, first: ByteBuffer) {
         guard case .replying(let request, streaming: nil) = state else { return }
         let framing: ReplyFraming = request.isHTTP10 ? .close : .chunked
@@ -239,6 +261,10 @@ final class HTTPConnection: ChannelInboundHandler {
         state = .replying(request, streaming: framing)
         var output = ByteBufferAllocator().buffer(capacity: 512 + first.readableBytes)
         output.writeHead(head, framing: framing, closes: mustClose, date: loop.httpDate(.now))
+        if request.method == .HEAD {
+            send(output)
+            return finish()
+        }
         append(first, framing, to: &output)
         send(output)
     }
@@ -317,7 +343,7 @@ final class HTTPConnection: ChannelInboundHandler {
         pipelined.removeAll()
         loop.remove(self)
         releaseBody()
-        gateway.connectionClosed(client)
+        gateway.connectionClosed(client, of: routes.audience)
         exchange?.assumeIsolated { $0.abandon(.clientLeft) }
         exchange = nil
         feed?.stop()
@@ -408,9 +434,18 @@ final class ByteMeter: ChannelInboundHandler {
 
     init(_ connection: HTTPConnection) { self.connection = connection }
 
+    /// The last byte goes by itself: only so can be told whether a request ends with it, or another one has begun behind.
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        connection.noteRawBytes(unwrapInboundIn(data).readableBytes)
-        context.fireChannelRead(data)
+        var bytes = unwrapInboundIn(data)
+        let last = bytes.getSlice(at: bytes.writerIndex - 1, length: 1)
+        bytes.moveWriterIndex(to: bytes.writerIndex - 1)
+        if bytes.readableBytes > 0 { pass(bytes, context) }
+        if let last { pass(last, context) }
+    }
+
+    private func pass(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
+        connection.noteRawBytes(bytes.readableBytes)
+        context.fireChannelRead(wrapInboundOut(bytes))
         connection.checkRawBytes()
     }
 }

@@ -21,8 +21,8 @@ package final class HTTPServer: Sendable {
     private let isStopped = Atomic<Bool>(false)
 
     /// The addresses that clients are served on: the ports the system chose, where 0 was asked for.
-    package var addresses: [SocketAddress] { listeners.client.compactMap(\.localAddress) }
-    package var adminAddresses: [SocketAddress] { listeners.admin.compactMap(\.localAddress) }
+    package var addresses: [SocketAddress] { listeners.client.compactMap(\.address) }
+    package var adminAddresses: [SocketAddress] { listeners.admin.compactMap(\.address) }
 
     /// Binds every address, starts the probes and serves.
     /// - Parameters:
@@ -76,10 +76,11 @@ package final class HTTPServer: Sendable {
         started = gateway.configuration
     }
 
-    /// Ends as policy says: no new connections, idle ones closed, running requests for at most the drain time.
+    /// Ends as policy says: no new clients, idle connections closed, running requests for at most the drain time.
+    /// Operators and load balancers can ask how it goes until the end.
     package func drain() async {
         gateway.startDraining()
-        await listeners.close(handingOver: true)
+        await listeners.closeToClients()
         forEachConnection { $0.drain() }
         let end = MonotonicTime.now + gateway.configuration.server.drainTimeout
         while gateway.openConnections > 0, MonotonicTime.now < end {
@@ -98,7 +99,7 @@ package final class HTTPServer: Sendable {
     package func stop() async {
         guard !isStopped.exchange(true, ordering: .relaxed) else { return }
         gateway.setOperations(nil)
-        await listeners.close(handingOver: false)
+        await listeners.close()
         let probers = probers
         try? await probers.eventLoop.submit { probers.value.stop() }.get()
         gateway.engine.shutdown()

@@ -6,20 +6,34 @@ import NIOPosix
 
 /// The listening sockets: those for clients and those for operators.
 package struct Listeners: Sendable {
-    let client: [any Channel]
-    let admin: [any Channel]
+    /// One socket, and its file where it has one.
+    struct Listener: Sendable {
+        let channel: any Channel
+        var file: UnixSocketFile?
+
+        /// With the port the system chose, where 0 was asked for.
+        var address: SocketAddress? { file?.address ?? channel.localAddress }
+
+        func close() async {
+            file?.remove()
+            try? await channel.close()
+        }
+    }
+
+    let client: [Listener]
+    let admin: [Listener]
 
     /// Binds the configured addresses, or takes over sockets that are bound already.
     static func bind(
         _ gateway: Gateway, handover: Handover, loops: [NIOLoopBound<LoopContext>], group: MultiThreadedEventLoopGroup
     ) async throws -> Listeners {
         let configuration = gateway.configuration
-        var client: [any Channel] = []
-        var admin: [any Channel] = []
+        var client: [Listener] = []
+        var admin: [Listener] = []
         do {
             for socket in handover.sockets {
-                client.append(
-                    try await bootstrap(Routes.client, gateway, loops, group).withBoundSocket(socket).get())
+                let channel = try await bootstrap(Routes.client, gateway, loops, group).withBoundSocket(socket).get()
+                client.append(Listener(channel: channel))
             }
             if handover.sockets.isEmpty {
                 for address in configuration.server.listen {
@@ -30,20 +44,23 @@ package struct Listeners: Sendable {
                 admin.append(try await bind(address, Routes.admin, handover, gateway, loops, group))
             }
         } catch {
-            for listener in client + admin { try? await listener.close() }
+            for listener in client + admin { await listener.close() }
             throw error
         }
         return Listeners(client: client, admin: admin)
     }
 
-    /// - Parameter handingOver: whether another process may have taken the addresses over: connections that wait to be
-    ///   accepted must not be lost with the sockets.
-    func close(handingOver: Bool) async {
-        if handingOver, !client.isEmpty {
-            for listener in client { await Handover.sendNewConnectionsToTheNewest(listener) }
-            for listener in client { await Handover.waitUntilAllAreAccepted(listener) }
-        }
-        for listener in client + admin { try? await listener.close() }
+    /// Lets no more clients in. Another process may have taken the addresses over: connections that wait to be accepted
+    /// must not be lost with the sockets.
+    func closeToClients() async {
+        for listener in client { listener.file?.remove() }
+        for listener in client + admin { await Handover.sendNewConnectionsToTheNewest(listener.channel) }
+        for listener in client { await Handover.waitUntilAllAreAccepted(listener.channel) }
+        for listener in client { await listener.close() }
+    }
+
+    func close() async {
+        for listener in client + admin { await listener.close() }
     }
 
     private static func bootstrap(
@@ -59,7 +76,7 @@ package struct Listeners: Sendable {
             .childChannelInitializer { channel in
                 let client = ClientID(channel.remoteAddress)
                 guard let context = contexts[ObjectIdentifier(channel.eventLoop)],
-                    gateway.connectionOpened(client, gateway.configuration.server)
+                    gateway.connectionOpened(client, of: routes.audience)
                 else { return channel.close() }
                 return channel.eventLoop.makeCompletedFuture {
                     try serve(channel, gateway, context.value, routes, client)
@@ -83,24 +100,26 @@ package struct Listeners: Sendable {
     /// Serves a client on a channel that no listener accepted, such as one without a socket. Call on its event loop.
     package static func serve(_ channel: any Channel, by gateway: Gateway) throws {
         let client = ClientID(channel.remoteAddress)
-        _ = gateway.connectionOpened(client, gateway.configuration.server)
+        _ = gateway.connectionOpened(client, of: .clients)
         try serve(channel, gateway, LoopContext(eventLoop: channel.eventLoop, gateway: gateway), Routes.client, client)
     }
 
     private static func bind(
         _ address: ListenAddress, _ routes: Routes, _ handover: Handover, _ gateway: Gateway,
         _ loops: [NIOLoopBound<LoopContext>], _ group: MultiThreadedEventLoopGroup
-    ) async throws -> any Channel {
+    ) async throws -> Listener {
         let bootstrap = bootstrap(routes, gateway, loops, group)
         do {
             switch address {
             case .tcp(let host, let port):
                 if !handover.takesOver && port != 0 { try await checkFree(host, port, group) }
-                return try await bootstrap.serverChannelOption(.socketOption(.init(rawValue: SO_REUSEPORT)), value: 1)
-                    .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
-                    .bind(host: host, port: port).get()
+                let channel = try await bootstrap.serverChannelOption(
+                    .socketOption(.init(rawValue: SO_REUSEPORT)), value: 1
+                ).childChannelOption(.tcpOption(.tcp_nodelay), value: 1).bind(host: host, port: port).get()
+                return Listener(channel: channel)
             case .unix(let path):
-                return try await bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
+                let (descriptor, file) = try UnixSocketFile.listen(at: path, takesOver: handover.takesOver)
+                return Listener(channel: try await bootstrap.withBoundSocket(descriptor).get(), file: file)
             }
         } catch {
             throw GatewayError("cannot listen on \(address): \(reason(error))")

@@ -42,6 +42,7 @@ struct Reply: Sendable {
     init(_ refusal: RequestRefusal) {
         self = .error(refusal.status, refusal.message)
         if let allow = refusal.allow { head.fields.append(("Allow", allow)) }
+        if let seconds = refusal.retryAfter { head.fields.append(("Retry-After", "\(seconds)")) }
         if let challenge = refusal.challenge { head.fields.append(("WWW-Authenticate", challenge)) }
     }
 }

@@ -1,3 +1,4 @@
+import GatewayCore
 import NIOHTTP1
 
 /// What the gateway needs of a request's head, read in one pass over the headers.
@@ -15,8 +16,6 @@ struct RequestHead: Sendable {
     var expectsContinue = false
     var keepAlive: Bool
     var isHTTP10 = false
-    /// The client asked to leave HTTP/1.1 (`Upgrade:` or CONNECT): the parser reads nothing further.
-    var leavesHTTP = false
     /// The client's own `X-Request-Id`, where it is one we can pass on.
     var requestID: String?
     /// The upstream that the client asks for.
@@ -47,6 +46,8 @@ struct RequestRefusal: Error, Sendable, Equatable {
     var allow: String?
     /// How to authenticate, with a 401.
     var challenge: String?
+    /// Seconds.
+    var retryAfter: Int?
 
     init(_ status: Int, _ message: String, closes: Bool = true, allow: String? = nil) {
         self.status = status
@@ -83,7 +84,6 @@ extension RequestHead {
         } else {
             path = target[...]
         }
-        leavesHTTP = head.method == .CONNECT
         var fields = FieldScan(isHTTP10: head.version.minor == 0)
         var size = target.utf8.count
         for (name, value) in head.headers {
@@ -163,8 +163,8 @@ private struct FieldScan {
         guard !(head.isChunked && head.contentLength != nil) else {
             throw RequestRefusal(400, "Content-Length and Transfer-Encoding exclude each other")
         }
-        if upgrade && connectionUpgrade { head.leavesHTTP = true }
-        if head.leavesHTTP { head.keepAlive = false }
+        // An upgrade is never taken, and the request is answered; but the parser reads nothing behind it.
+        if head.method == .CONNECT || (upgrade && connectionUpgrade) { head.keepAlive = false }
     }
 }
 
@@ -197,16 +197,22 @@ extension String {
 
     /// RFC 3986 host and optional port: letters, digits, `-._~`, an IPv6 literal in brackets.
     fileprivate var isValidHost: Bool {
-        !isEmpty
-            && utf8.allSatisfy { byte in
-                switch byte {
-                case 0x30...0x39, 0x41...0x5A, 0x61...0x7A: true
-                case UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: "~"), UInt8(ascii: ":"),
-                    UInt8(ascii: "["), UInt8(ascii: "]"):
-                    true
-                default: false
-                }
-            }
+        let port: Substring.UTF8View
+        if utf8.first == UInt8(ascii: "[") {
+            guard let end = utf8.firstIndex(of: UInt8(ascii: "]")),
+                NumericAddress.isIPv6(self[utf8.index(after: startIndex)..<end])
+            else { return false }
+            port = self[utf8.index(after: end)...].utf8
+        } else {
+            let end = utf8.firstIndex(of: UInt8(ascii: ":")) ?? endIndex
+            let host = self[..<end].utf8
+            guard !host.isEmpty, host.allSatisfy({ $0.isHostByte }) else { return false }
+            port = self[end...].utf8
+        }
+        guard !port.isEmpty else { return true }
+        let digits = port.dropFirst()
+        return port.first == UInt8(ascii: ":") && digits.allSatisfy { (0x30...0x39).contains($0) }
+            && (digits.isEmpty || UInt16(Substring(digits)) != nil)
     }
 
     /// 1 to 128 of `[A-Za-z0-9._-]`: safe in headers and in logs.
@@ -219,5 +225,16 @@ extension String {
                 default: false
                 }
             }
+    }
+}
+
+extension UInt8 {
+    fileprivate var isHostByte: Bool {
+        switch self {
+        case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, UInt8(ascii: "-"), UInt8(ascii: "."), UInt8(ascii: "_"),
+            UInt8(ascii: "~"):
+            true
+        default: false
+        }
     }
 }

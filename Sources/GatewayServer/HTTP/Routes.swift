@@ -18,7 +18,7 @@ struct Routes: Sendable {
 
     enum Action: Sendable {
         /// Answered at once, on the event loop.
-        case reply(@Sendable (Call) -> Reply)
+        case reply(@Sendable (Call) throws(RequestRefusal) -> Reply)
         /// Answered later, from another thread's work; the promise is kept on the event loop.
         case later(@Sendable (Call, @escaping @Sendable (Reply) -> Void) -> Void)
         /// Answered by the dashboard's feed, which has no end.
@@ -37,6 +37,18 @@ struct Routes: Sendable {
         var action: Action
     }
 
+    /// What becomes of a request, as far as its head tells.
+    enum Verdict: Sendable {
+        /// Whatever its body is.
+        case answered(Reply, route: String)
+        /// - rest: what follows the route's prefix, percent-decoded.
+        case accepted(Route, rest: String)
+    }
+
+    /// Whom a listener is for. Operators must get in when clients have used up all connections.
+    enum Audience: Sendable { case clients, operators }
+    let audience: Audience
+
     /// By literal path; a path has one route for each of its methods.
     let literal: [String: [Route]]
     /// Those that end in `*`.
@@ -49,15 +61,21 @@ struct Routes: Sendable {
     private let headers: [(name: StaticString, value: String)]
 
     static let client = Routes(
+        .clients,
         webLLM + ChatPage.routes + APIDescription.routes + AdminReplies.healthRoutes + [MetricsReply.clientRoute]
     ) {
         _, _ in nil
     }
     static let admin = Routes(
+        .operators,
         AdminReplies.routes + AdminHistory.routes + AdminLive.routes + AdminReplies.healthRoutes + [MetricsReply.route],
         headers: AdminAccess.securityHeaders, check: AdminAccess.check)
 
-    private init(_ all: [Route], headers: [(name: StaticString, value: String)] = [], check: @escaping Check) {
+    private init(
+        _ audience: Audience, _ all: [Route], headers: [(name: StaticString, value: String)] = [],
+        check: @escaping Check
+    ) {
+        self.audience = audience
         self.check = check
         self.headers = headers
         literal = Dictionary(grouping: all.filter { !$0.isPrefix }, by: \.path)
@@ -88,47 +106,63 @@ struct Routes: Sendable {
         Route(method: .POST, path: "/webllm/api/clear", name: "clear", action: .reply(WebLLMReplies.clear)),
     ]
 
-    /// Finds the route of a complete request and has it answered.
-    func handle(
-        _ request: RequestHead, body: ByteBuffer, gateway: Gateway, connection: HTTPConnection, loop: LoopContext
-    ) {
-        let started = MonotonicTime.now
-        let snapshot = connection.snapshot
-        func answer(_ reply: Reply, _ name: String) {
-            self.answer(reply, name, request, connection, gateway, loop, since: started, snapshot.configuration.log)
-        }
-        if let refusal = check(request, snapshot) { return answer(Reply(refusal), "none") }
+    /// Checks a request and finds its route, before its body is asked for.
+    func judge(_ request: RequestHead, _ snapshot: Snapshot) -> Verdict {
+        if let refusal = check(request, snapshot) { return .answered(Reply(refusal), route: "none") }
         if request.method == .OPTIONS, request.path == "*" {
             var reply = Reply(ReplyHead(204), body: ByteBuffer())
             reply.head.fields = [("Allow", "GET, HEAD, POST, OPTIONS")]
-            return answer(reply, "options")
+            return .answered(reply, route: "options")
         }
         guard let path = String(request.path).percentDecodedPath else {
-            return answer(.error(400, "The path holds an invalid percent-encoding"), "none")
+            return .answered(.error(400, "The path holds an invalid percent-encoding"), route: "none")
         }
         let (matches, rest) = find(path)
-        guard !matches.isEmpty else { return answer(.error(404, "Not found"), "none") }
+        guard !matches.isEmpty else { return .answered(.error(404, "Not found"), route: "none") }
         let wanted = request.method == .HEAD ? .GET : request.method
         guard let route = matches.first(where: { $0.method == wanted }) else {
             let allow = Self.allow(matches.map(\.method))
             var reply = Reply(ReplyHead(204), body: ByteBuffer())
             if request.method != .OPTIONS { reply = .error(405, "Method not allowed; accepted: \(allow)") }
             reply.head.fields = [("Allow", allow)]
-            return answer(reply, matches[0].name)
+            return .answered(reply, route: matches[0].name)
         }
         if route.needsJSON {
             guard request.contentType == "application/json" else {
-                return answer(.error(415, "Content-Type must be application/json"), route.name)
+                return .answered(.error(415, "Content-Type must be application/json"), route: route.name)
             }
             guard request.isChunked || request.contentLength != nil else {
-                return answer(.error(411, "Content-Length or chunked encoding is required"), route.name)
+                return .answered(.error(411, "Content-Length or chunked encoding is required"), route: route.name)
             }
+        }
+        return .accepted(route, rest: rest)
+    }
+
+    /// Has a request answered whose verdict is known.
+    func handle(
+        _ request: RequestHead, _ verdict: Verdict, body: ByteBuffer, gateway: Gateway, connection: HTTPConnection,
+        loop: LoopContext
+    ) {
+        let started = MonotonicTime.now
+        let snapshot = connection.snapshot
+        func answer(_ reply: Reply, _ name: String) {
+            self.answer(reply, name, request, connection, gateway, loop, since: started, snapshot.configuration.log)
+        }
+        let route: Route
+        let rest: String
+        switch verdict {
+        case .answered(let reply, let name): return answer(reply, name)
+        case .accepted(let found, let following): (route, rest) = (found, following)
         }
         switch route.action {
         case .reply(let make):
             let call = Call(
                 gateway: gateway, snapshot: snapshot, loop: loop, request: request, body: body, rest: rest)
-            answer(make(call), route.name)
+            do throws(RequestRefusal) {
+                answer(try make(call), route.name)
+            } catch {
+                answer(Reply(error), route.name)
+            }
         case .later(let work):
             let call = Call(
                 gateway: gateway, snapshot: snapshot, loop: loop, request: request, body: body, rest: rest)
@@ -176,7 +210,8 @@ struct Routes: Sendable {
         for route in prefixed {
             let prefix = route.path.dropLast()
             guard path.utf8.count > prefix.utf8.count, path.utf8.starts(with: prefix.utf8) else { continue }
-            return ([route], String(path.dropFirst(prefix.count)))
+            // By bytes: a combining mark after the slash would be one character with it.
+            return ([route], String(Substring(path.utf8.dropFirst(prefix.utf8.count))))
         }
         return ([], "")
     }
@@ -218,12 +253,15 @@ extension StringProtocol {
         return String(validating: output, as: UTF8.self)
     }
 
-    /// The first value of a query parameter, decoded; nil where it is absent or malformed.
-    func queryValue(_ name: String) -> String? {
+    /// The first value of a query parameter, decoded; nil where it is absent.
+    /// - Throws: ``RequestRefusal`` where it cannot be decoded: a filter must not be lost.
+    func queryValue(_ name: String) throws(RequestRefusal) -> String? {
         for pair in split(separator: "&") {
             let parts = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             guard parts[0] == name else { continue }
-            return parts.count == 1 ? "" : parts[1].percentDecoded(plusIsSpace: true)
+            guard parts.count > 1 else { return "" }
+            if let value = parts[1].percentDecoded(plusIsSpace: true) { return value }
+            throw RequestRefusal(400, "\(name) holds an invalid percent-encoding", closes: false)
         }
         return nil
     }

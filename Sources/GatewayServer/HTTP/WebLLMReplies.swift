@@ -36,9 +36,9 @@ enum WebLLMReplies {
         Set(statuses.filter(\.isAvailable).flatMap(\.installed).map { Array($0.utf8) }).count
     }
 
-    static func models(_ call: Routes.Call) -> Reply {
+    static func models(_ call: Routes.Call) throws(RequestRefusal) -> Reply {
         let configuration = call.snapshot.configuration
-        let onlyRecommended = call.request.query?.queryValue("recommended")?.lowercased() == "true"
+        let onlyRecommended = try call.request.query?.queryValue("recommended")?.lowercased() == "true"
         let models = configuration.models.filter { $0.recommended || !onlyRecommended }
         return .object { writer in
             writer.key("models")
@@ -50,8 +50,8 @@ enum WebLLMReplies {
         }
     }
 
-    static func modelInfo(_ call: Routes.Call) -> Reply {
-        guard let key = call.request.query?.queryValue("model"), !key.isEmpty else {
+    static func modelInfo(_ call: Routes.Call) throws(RequestRefusal) -> Reply {
+        guard let key = try call.request.query?.queryValue("model"), !key.isEmpty else {
             return .error(400, "Missing 'model' query parameter")
         }
         guard let model = call.snapshot.configuration.models.first(where: { $0.key.utf8.elementsEqual(key.utf8) })
@@ -109,8 +109,8 @@ enum WebLLMReplies {
         }
     }
 
-    static func history(_ call: Routes.Call) -> Reply {
-        let limit = call.request.query?.queryValue("limit").flatMap { Int($0) } ?? 10
+    static func history(_ call: Routes.Call) throws(RequestRefusal) -> Reply {
+        let limit = try call.request.query?.queryValue("limit").flatMap { Int($0) } ?? 10
         guard limit >= 0 else { return .error(400, "limit must not be negative") }
         let entries = call.gateway.history.recent(limit)
         return .object { writer in

@@ -23,39 +23,41 @@ struct HistoryFilter: Sendable {
     /// Reads the query of `/admin/requests`.
     /// - Throws: ``RequestRefusal`` that says what is accepted.
     init(query: Substring?, now: Timestamp) throws(RequestRefusal) {
-        func value(_ name: String) -> String? { query?.queryValue(name).flatMap { $0.isEmpty ? nil : $0 } }
+        func value(_ name: String) throws(RequestRefusal) -> String? {
+            try query?.queryValue(name).flatMap { $0.isEmpty ? nil : $0 }
+        }
         for pair in query?.split(separator: "&") ?? [] {
             let name = pair.prefix { $0 != "=" }
             guard Self.names.contains(String(name)) else {
                 throw Self.refusal("\(name) is not known; accepted: \(Self.names.joined(separator: ", "))")
             }
         }
-        if let text = value("limit") {
+        if let text = try value("limit") {
             guard let limit = Int(text), (1...Self.maxLimit).contains(limit) else {
                 throw Self.refusal("limit must be 1 to \(Self.maxLimit)")
             }
             self.limit = limit
         }
-        if let text = value("before") {
+        if let text = try value("before") {
             guard let key = Int64(text), key > 0 else { throw Self.refusal("before must be the id of a request") }
             before = key
         }
-        if let text = value("since") { since = try Self.since(text, now: now) }
-        requestID = value("request_id")
-        upstream = value("upstream")
-        model = value("model")
-        if let text = value("route") {
+        if let text = try value("since") { since = try Self.since(text, now: now) }
+        requestID = try value("request_id")
+        upstream = try value("upstream")
+        model = try value("model")
+        if let text = try value("route") {
             guard ["infer", "batch"].contains(text) else { throw Self.refusal("route must be infer or batch") }
             route = text
         }
-        if let text = value("outcome") {
+        if let text = try value("outcome") {
             guard let outcome = RequestOutcome(rawValue: text) else {
                 let words = RequestOutcome.allCases.map(\.rawValue).joined(separator: ", ")
                 throw Self.refusal("outcome must be one of \(words)")
             }
             self.outcome = outcome
         }
-        switch value("errors") {
+        switch try value("errors") {
         case nil, "false": break
         case "true": onlyErrors = true
         default: throw Self.refusal("errors must be true or false")

@@ -60,6 +60,8 @@ package enum WebLLMReader {
         request.modelID = try fields.name(fields.modelID, "model_id")
         if let mode = fields.mode, !mode.isNull {
             guard let text = mode.string else { throw RequestFault("mode must be a string") }
+            // It is stored and echoed.
+            guard text.unicodeScalars.count <= 100 else { throw RequestFault("mode exceeds 100 characters") }
             request.mode = text
         }
         if let stream = fields.stream, !stream.isNull {

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Listens where a service manager says so and tells it so; keeps a Unix socket, and hands it over.
+
+    Tests/Life/listen.py --gateway .build/debug/webllm-gateway
+"""
+import argparse
+import os
+import pathlib
+import socket
+import subprocess
+import tempfile
+
+from life import Gateway, wait_for
+
+
+def write_config(path, listen):
+    pathlib.Path(path).write_text(
+        f'[server]\nlisten = ["{listen}"]\n[admin]\nlisten = []\n[history]\npath = ":memory:"\n'
+        '[[upstream]]\nname = "u"\nkind = "ollama"\nurl = "http://127.0.0.1:9"\nmodel = "m"\n')
+
+
+def status(connection):
+    with connection:
+        connection.settimeout(10)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+        return connection.recv(4096).split(b" ")[1]
+
+
+def unix_status(path):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return status(connection)
+
+
+def service_manager(binary, folder):
+    """LISTEN_FDS (sd_listen_fds(3)) and NOTIFY_SOCKET (sd_notify(3))."""
+    config, log, notify = f"{folder}/service.conf", f"{folder}/service.log", f"{folder}/notify"
+    write_config(config, "203.0.113.1:1")  # not to be used
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(notify)
+        told.settimeout(20)
+        script = f'LISTEN_FDS=1 LISTEN_PID=$$ NOTIFY_SOCKET={notify} exec "$@" 3<&{listener.fileno()}'
+        gateway = Gateway(binary, config, log, under=["sh", "-c", script, "sh"], pass_fds=[listener.fileno()])
+        try:
+            assert told.recv(100) == b"READY=1"
+            assert status(socket.create_connection(listener.getsockname())) == b"200"
+        finally:
+            code = gateway.end()
+        assert told.recv(100) == b"STOPPING=1"
+        assert code == 0, code
+
+
+def unix_socket(binary, folder):
+    config, log, path = f"{folder}/unix.conf", f"{folder}/unix.log", f"{folder}/gateway.sock"
+    write_config(config, f"unix:{path}")
+
+    def count():
+        return pathlib.Path(log).read_text().count('"listening"')
+
+    first = second = None
+    try:
+        first = Gateway(binary, config, log)
+        wait_for(lambda: count() == 1, 20, "the first gateway")
+        refused = subprocess.run([binary, "serve", "--config", config], capture_output=True, text=True, timeout=20)
+        assert refused.returncode == 1, refused
+        assert f"cannot listen on unix:{path}: the address is in use" in refused.stderr, refused.stderr
+        assert unix_status(path) == b"200"
+        second = Gateway(binary, config, log, "--take-over")
+        wait_for(lambda: count() == 2, 20, "the second gateway")
+        first.process.terminate()
+        assert first.process.wait(timeout=40) == 0
+        assert unix_status(path) == b"200", "the new one serves when the old one is gone"
+        second.process.kill()
+        second.process.wait()
+        assert os.path.exists(path), "killed, it leaves its file"
+        first = Gateway(binary, config, log)
+        wait_for(lambda: count() == 3, 20, "the third gateway")
+        assert unix_status(path) == b"200"
+        assert first.end() == 0
+        assert not os.path.exists(path)
+    finally:
+        for gateway in (first, second):
+            if gateway and gateway.process.poll() is None:
+                gateway.process.kill()
+                gateway.process.wait()
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--gateway", required=True)
+arguments = parser.parse_args()
+with tempfile.TemporaryDirectory() as folder:
+    service_manager(arguments.gateway, folder)
+    unix_socket(arguments.gateway, folder)
+print("listen: sockets of a service manager, a Unix socket kept and handed over")
