@@ -246,11 +246,17 @@ final class HTTPConnection: ChannelInboundHandler {
         guard case .replying(let request, streaming: nil) = state else { return }
         var output = ByteBufferAllocator().buffer(capacity: 320 + reply.body.readableBytes)
         output.writeHead(
-            reply.head, framing: .length(reply.body.readableBytes), closes: mustClose,
+            reply.head, framing: .length(reply.body.readableBytes), closes: closesAfterReply(),
             date: loop.httpDate(.now))
         if request.method != .HEAD { output.writeImmutableBuffer(reply.body) }
         send(output)
         finish()
+    }
+
+    /// A drain is told with the next head, even before this connection hears of it.
+    private func closesAfterReply() -> Bool {
+        if gateway.isDraining { mustClose = true }
+        return mustClose
     }
 
     /// Sends the head of a streamed reply together with its first piece; to HEAD it is the whole reply.
@@ -260,7 +266,7 @@ final class HTTPConnection: ChannelInboundHandler {
         if request.isHTTP10 { mustClose = true }
         state = .replying(request, streaming: framing)
         var output = ByteBufferAllocator().buffer(capacity: 512 + first.readableBytes)
-        output.writeHead(head, framing: framing, closes: mustClose, date: loop.httpDate(.now))
+        output.writeHead(head, framing: framing, closes: closesAfterReply(), date: loop.httpDate(.now))
         if request.method == .HEAD {
             send(output)
             return finish()
@@ -423,7 +429,13 @@ final class HTTPConnection: ChannelInboundHandler {
     }
 
     /// The drain time is over.
-    func endNow() { exchange?.assumeIsolated { $0.abandon(.drain) } }
+    func endNow() {
+        if case .receiving = state {
+            refuse(RequestRefusal(503, "The gateway is stopping", retryAfter: 1))
+        } else {
+            exchange?.assumeIsolated { $0.abandon(.drain) }
+        }
+    }
 }
 
 /// Counts the bytes that come from the socket, in front of the parser.

@@ -49,11 +49,12 @@ struct RequestRefusal: Error, Sendable, Equatable {
     /// Seconds.
     var retryAfter: Int?
 
-    init(_ status: Int, _ message: String, closes: Bool = true, allow: String? = nil) {
+    init(_ status: Int, _ message: String, closes: Bool = true, allow: String? = nil, retryAfter: Int? = nil) {
         self.status = status
         self.message = message
         self.closes = closes
         self.allow = allow
+        self.retryAfter = retryAfter
     }
 }
 
