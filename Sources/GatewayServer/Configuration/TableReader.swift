@@ -223,7 +223,9 @@ final class TableReader {
 extension String {
     /// As it may be shown: where it is a URL with a name and a password in it, these are not.
     var withoutUserInfo: String {
-        guard let scheme = firstRange(of: "://"), let at = lastIndex(of: "@"), scheme.upperBound <= at else { return self }
+        guard let scheme = firstRange(of: "://"), let at = lastIndex(of: "@"), scheme.upperBound <= at else {
+            return self
+        }
         return self[..<scheme.upperBound] + "***" + self[at...]
     }
 }
