@@ -331,8 +331,7 @@ class Scene:
 
     async def _left(self):
         status = await self.status()
-        left = {name: status[name] for name in ["running", "transfers"]}
-        left["connections"] = status["connections"] - 1  # the operator's
+        left = {name: status[name] for name in ["connections", "running", "transfers"]}
         for upstream in status["upstreams"]:
             left[f"{upstream['name']} in flight"] = upstream["in_flight"]
             left[f"{upstream['name']} queued"] = upstream["queued"]

@@ -180,9 +180,7 @@ final class HTTPConnection: ChannelInboundHandler {
             return
         }
         guard gateway.reserve(bytes.readableBytes, of: limits.maxBodyMemory) else {
-            var refusal = RequestRefusal(503, "The gateway is busy; try again later")
-            refusal.retryAfter = 1
-            refuse(refusal)
+            refuse(RequestRefusal(503, "The gateway is busy; try again later", retryAfter: 1))
             return
         }
         reserved += bytes.readableBytes
