@@ -55,6 +55,8 @@ final class HTTPConnection: ChannelInboundHandler {
     private var isBetweenRequests = true
     /// Whether it has begun another head since.
     private var hasPartialHead = false
+    /// The last bytes of the body that it is in, or was in last.
+    private var bodyEnd: BytesEnd?
     private var written = 0
     private var lastDrained = 0
     private var lastSent: MonotonicTime
@@ -93,8 +95,8 @@ final class HTTPConnection: ChannelInboundHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let part = unwrapInboundIn(data)
         switch part {
-        case .head: (isBetweenRequests, hasPartialHead) = (false, false)
-        case .body: break
+        case .head: (isBetweenRequests, hasPartialHead, bodyEnd) = (false, false, nil)
+        case .body(let bytes): bodyEnd = BytesEnd(bytes)
         case .end: isBetweenRequests = true
         }
         switch state {
@@ -126,7 +128,12 @@ final class HTTPConnection: ChannelInboundHandler {
     }
 
     /// Called by ``ByteMeter`` when the parser is done with a piece: bytes that add up to no request are refused.
-    func checkRawBytes() {
+    func checkRawBytes(_ piece: ByteBuffer) {
+        // The parser does not tell whether it holds the begin of another head. A request ends with an empty line, or with
+        // its body.
+        if isBetweenRequests, !hasPartialHead, !piece.endsWithEmptyLine, bodyEnd?.isEnd(of: piece) != true {
+            hasPartialHead = true
+        }
         switch state {
         case .idle where rawBytes > limits.maxHead + 16 << 10:
             refuse(RequestRefusal(431, "Request headers exceed \(limits.maxHead) bytes"))
@@ -444,19 +451,33 @@ final class ByteMeter: ChannelInboundHandler {
 
     init(_ connection: HTTPConnection) { self.connection = connection }
 
-    /// The last byte goes by itself: only so can be told whether a request ends with it, or another one has begun behind.
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        var bytes = unwrapInboundIn(data)
-        let last = bytes.getSlice(at: bytes.writerIndex - 1, length: 1)
-        bytes.moveWriterIndex(to: bytes.writerIndex - 1)
-        if bytes.readableBytes > 0 { pass(bytes, context) }
-        if let last { pass(last, context) }
+        let piece = unwrapInboundIn(data)
+        connection.noteRawBytes(piece.readableBytes)
+        context.fireChannelRead(data)
+        connection.checkRawBytes(piece)
+    }
+}
+
+/// The last bytes of a buffer, at most eight, to be found again without keeping the buffer.
+private struct BytesEnd: Equatable {
+    private var count: Int
+    private var bytes: UInt64 = 0
+
+    init(_ buffer: ByteBuffer, atMost most: Int = 8) {
+        count = min(most, buffer.readableBytes)
+        for index in buffer.writerIndex - count..<buffer.writerIndex {
+            bytes = bytes << 8 | UInt64(buffer.getInteger(at: index, as: UInt8.self) ?? 0)
+        }
     }
 
-    private func pass(_ bytes: ByteBuffer, _ context: ChannelHandlerContext) {
-        connection.noteRawBytes(bytes.readableBytes)
-        context.fireChannelRead(wrapInboundOut(bytes))
-        connection.checkRawBytes()
+    func isEnd(of buffer: ByteBuffer) -> Bool { self == BytesEnd(buffer, atMost: count) }
+}
+
+extension ByteBuffer {
+    fileprivate var endsWithEmptyLine: Bool {
+        let bytes = readableBytesView.suffix(3)
+        return bytes.last == 0x0A && (bytes.dropLast().last == 0x0A || bytes.elementsEqual([0x0A, 0x0D, 0x0A]))
     }
 }
 
