@@ -305,6 +305,8 @@ final class CurlLoop {
         for index in outboxes.indices where !outboxes[index].batch.isEmpty {
             let batch = outboxes[index].batch
             outboxes[index].batch = []
+            // The next turn will most likely bring about as much.
+            outboxes[index].batch.reserveCapacity(min(batch.count, Self.eventsPerTurn))
             outboxes[index].queue.deliver(batch)
         }
     }

@@ -129,4 +129,12 @@ struct WebLLMTests {
         let request = try WebLLMReader.batch(body, limits: limits, parser: parser)
         #expect(request.sampling == SamplingParameters(temperature: 1))
     }
+
+    /// A wrong type is the whole request's fault, whatever else is wrong.
+    @Test func aWrongTypeIsToldBeforeAValueOutOfRange() {
+        #expect(throws: RequestFault("max_tokens must be a whole number")) {
+            let body = ByteBuffer(string: #"{"prompts":["a"],"temperature":5,"max_tokens":[]}"#)
+            _ = try WebLLMReader.batch(body, limits: limits, parser: parser)
+        }
+    }
 }

@@ -87,17 +87,19 @@ package final class LogSink: Sendable {
     }
 
     private func run() {
+        // It takes turns with the one that lines are written to, so that neither has to grow again.
+        var batch = ByteBuffer()
         while true {
             var signals: UInt64 = 0
             _ = read(wake.read, &signals, 8)
             var isClosed = false
             while true {
                 // A moment in which lines gather: one write for many.
-                let batch = state.withLock { state -> ByteBuffer in
+                batch.clear()
+                state.withLock { state in
                     isClosed = state.isClosed
                     if state.lines.readableBytes == 0 { state.isWriterWaiting = true }
-                    defer { state.lines = ByteBuffer() }
-                    return state.lines
+                    swap(&state.lines, &batch)
                 }
                 guard batch.readableBytes > 0 else { break }
                 writeAll(batch)

@@ -199,10 +199,10 @@ private struct Fields {
     func batchSampling() throws(RequestFault) -> SamplingParameters {
         var sampling = SamplingParameters()
         sampling.temperature = try number(temperature, "temperature")
+        sampling.maxTokens = try whole(maxTokens, "max_tokens")
         if let value = sampling.temperature?.doubleValue, !(0...2).contains(value) {
             throw RequestFault("Temperature must be between 0 and 2")
         }
-        sampling.maxTokens = try whole(maxTokens, "max_tokens")
         if let value = sampling.maxTokens, !(1...2048).contains(value) {
             throw RequestFault("Max tokens must be between 1 and 2048")
         }
