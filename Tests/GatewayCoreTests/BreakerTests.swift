@@ -111,4 +111,46 @@ struct BreakerTests {
         for _ in 0..<5 { _ = breaker.fail(era: before, at(32), configuration, mayOpen: true, jitter: 0) }
         #expect(breaker.state == .closed)
     }
+
+    /// 100 000 random steps of requests that overlap: an open breaker admits nobody before its time, a half-open one has
+    /// one probe out, and what was sent in an earlier era changes nothing.
+    @Test func randomStepsKeepTheInvariants() {
+        let seed = UInt64.random(in: 0...UInt64.max)
+        print("seed", seed)
+        var random = SplitMix(state: seed)
+        var breaker = Breaker()
+        var running: [Int] = []
+        var now = at(0)
+        var opened = 0
+        for _ in 0..<100_000 {
+            now = now + .milliseconds(Int64.random(in: 0...2000, using: &random))
+            let before = (state: breaker.state, era: breaker.era)
+            if Bool.random(using: &random) {
+                let isEarly = breaker.state == .open && now < breaker.openUntil
+                let hasProbe = breaker.state == .halfOpen && running.contains(breaker.era)
+                #expect(breaker.admits(now) == !(isEarly || hasProbe), "seed \(seed)")
+                guard breaker.admits(now) else { continue }
+                breaker.take(now)
+                running.append(breaker.era)
+                continue
+            }
+            guard let index = running.indices.randomElement(using: &random) else { continue }
+            let era = running.remove(at: index)
+            switch Int.random(in: 0..<5, using: &random) {
+            case 0: breaker.release(era: era)
+            case 1, 2:
+                let closed = breaker.succeed(era: era, now, configuration)
+                #expect(closed == (before.state == .halfOpen && era == before.era), "seed \(seed)")
+            default:
+                let jitter = Double.random(in: -1...1, using: &random)
+                guard breaker.fail(era: era, now, configuration, mayOpen: true, jitter: jitter) else { break }
+                opened += 1
+                let length = (breaker.openUntil - now).milliseconds / 1000
+                #expect((27...330).contains(length), "seed \(seed)")
+                #expect(breaker.era == before.era + 1, "seed \(seed)")
+            }
+            if era != before.era { #expect(breaker.state == before.state, "seed \(seed)") }
+        }
+        #expect(opened > 100, "seed \(seed)")
+    }
 }

@@ -15,7 +15,7 @@ struct FallbackPolicyTests {
             Row(failure: .connect, decision: .init(next: true, countsAgainst: true)),
             Row(failure: .connectTimer, decision: .init(next: true, countsAgainst: true)),
             Row(failure: .tls, decision: .init(next: true, countsAgainst: true)),
-            Row(failure: .staleConnection, decision: .init(retrySame: true, next: true, countsAgainst: true)),
+            Row(failure: .staleConnection, decision: .init(next: true, countsAgainst: true)),
             Row(failure: .noReply, decision: .init(next: true, countsAgainst: true, isCostly: true)),
             Row(failure: .firstTokenTimer, decision: .init(next: true, countsAgainst: true, isCostly: true)),
             Row(failure: .idleTimer, decision: .init(next: true, countsAgainst: true, isCostly: true)),

@@ -222,4 +222,33 @@ struct RoutingPolicyTests {
             ])
         #expect(Backoff.pause(afterAttempts: 9, random: 0) == .zero)
     }
+
+    /// 100 000 random steps: in no ten seconds are more generations made again than the budget allows.
+    @Test func theRetryBudgetHoldsInRandomSteps() {
+        let seed = UInt64.random(in: 0...UInt64.max)
+        print("seed", seed)
+        var random = SplitMix(state: seed)
+        let routing = RoutingConfiguration()
+        var budget = RetryBudget(routing)
+        var seconds: [Int64: (requests: Int, retries: Int)] = [:]
+        var now = at(0)
+        var retries = 0
+        for _ in 0..<100_000 {
+            now = now + .milliseconds(Int64.random(in: 0...20, using: &random))
+            let second = now.nanoseconds / 1_000_000_000
+            seconds = seconds.filter { $0.key > second - RetryBudget.window }
+            if Bool.random(using: &random) {
+                budget.noteRequest(now)
+                seconds[second, default: (0, 0)].requests += 1
+            } else if budget.left(now) > 0 {
+                budget.noteRetry(now)
+                seconds[second, default: (0, 0)].retries += 1
+                retries += 1
+                let (asked, again) = seconds.values.reduce((0, 0)) { ($0.0 + $1.requests, $0.1 + $1.retries) }
+                let allowed = Double(routing.retryMinimum) + routing.retryRatio * Double(asked)
+                #expect(Double(again) <= allowed, "seed \(seed)")
+            }
+        }
+        #expect(retries > 1000, "seed \(seed)")
+    }
 }

@@ -115,7 +115,7 @@ struct UpstreamTableTests {
         var random = SplitMix(state: seed)
         let slots = [2, 1, 3]
         var table = table(slots, maxQueue: 5)
-        var holding: [UInt64: (upstream: Int, tried: [Int])] = [:]
+        var holding: [UInt64: (upstream: Int, era: Int)] = [:]
         var waiting: [UInt64] = []
         var next: UInt64 = 0
         var now = at(0)
@@ -124,7 +124,7 @@ struct UpstreamTableTests {
                 let id = grant.waiter.rawValue
                 #expect(waiting.contains(id), "granted to nobody, seed \(seed)")
                 waiting.removeAll { $0 == id }
-                holding[id] = (grant.choice.upstream.index, [])
+                holding[id] = (grant.choice.upstream.index, grant.choice.breakerEra)
             }
         }
         for _ in 0..<100_000 {
@@ -133,7 +133,7 @@ struct UpstreamTableTests {
             case 0..<4:
                 next += 1
                 switch table.select(request(next), now: now) {
-                case .attempt(let choice): holding[next] = (choice.upstream.index, [])
+                case .attempt(let choice): holding[next] = (choice.upstream.index, choice.breakerEra)
                 case .wait: waiting.append(next)
                 case .refuse: #expect(waiting.count >= 5, "seed \(seed)")
                 case .exhausted: #expect(Bool(false), "seed \(seed)")
@@ -143,7 +143,7 @@ struct UpstreamTableTests {
                 holding[id] = nil
                 let rest: Duration? = Int.random(in: 0..<20, using: &random) == 0 ? .milliseconds(100) : nil
                 let report = AttemptReport(
-                    [.success, .failure, .neutral].randomElement(using: &random)!, rest: rest,
+                    [.success, .failure, .neutral].randomElement(using: &random)!, breakerEra: held.era, rest: rest,
                     heldFor: .milliseconds(10))
                 accept(settle(&table, held.upstream, report, now: now))
             case 8:
@@ -161,18 +161,5 @@ struct UpstreamTableTests {
             }
             #expect(statuses.reduce(0) { $0 + $1.queued } == waiting.count, "seed \(seed)")
         }
-    }
-}
-
-/// A small seeded generator, so that a failing run can be repeated.
-private struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
     }
 }

@@ -259,6 +259,32 @@ struct ResilienceTests {
         await upstream.close()
     }
 
+    @Test func aWaitingNDJSONStreamIsKeptAliveByEmptyPieces() async throws {
+        let gate = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                await gate.wait()
+                try await Scripts.answer(connection, #""late""#)
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.server.heartbeat = .milliseconds(60)
+        } _: { (gateway: RunningGateway) async throws in
+            try await gateway.client.connect { connection in
+                try await connection.send(
+                    RawClient.text(
+                        "POST", "/webllm/api/infer",
+                        headers: [("Content-Type", "application/json"), ("Accept", "application/x-ndjson")],
+                        body: #"{"prompt":"x","stream":true}"#))
+                let head = try await connection.read(through: #"{"type":"token","text":""}"# + "\n")
+                #expect(!head.contains("X-Gateway-"), "nobody knows yet who will answer")
+                gate.open()
+                let rest = try await connection.read(through: "0\r\n\r\n")
+                #expect(rest.contains(#"{"type":"token","text":"late"}"#))
+            }
+        }
+        await upstream.close()
+    }
+
     @Test func theFallbackMessageReachesAStreamThatWasKeptAlive() async throws {
         let gate = Gate()
         let upstream = try await FakeUpstream.start(

@@ -6,6 +6,7 @@
 - a client leaves -> the upstream's connection is closed, in each phase
 - an upstream dies while it answers nothing -> the first byte from the next
 - 500 slow heads -> what other clients feel
+- an upstream fails and is healed at once -> its breaker opens; its first request comes
 """
 import argparse
 import asyncio
@@ -48,6 +49,9 @@ class Upstream:
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
                 generating = True
+                if self.phase == "broken":
+                    writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}")
+                    continue
                 if self.phase == "dies":
                     self.asked.put_nowait(writer)
                     await reader.read()
@@ -182,6 +186,32 @@ async def before_the_request(arguments, folder, upstream, slots, field):
         await asyncio.to_thread(gateway.end)
 
 
+async def recovering(arguments, folder, first, second):
+    """With the defaults of gateway.conf: requests until the breaker opens, and seconds until the healed one is asked."""
+    log, config = f"{folder}/recovery.log", f"{folder}/recovery.conf"
+    port, = free_ports(1)
+    write_config(config, port, 0, [first, second], each="")
+    first.phase, second.phase = "broken", "whole"
+    gateway = Gateway(arguments.gateway, config, log)
+    try:
+        while '"listening"' not in pathlib.Path(log).read_text():
+            await asyncio.sleep(0.01)
+        asked = 0
+        while '"breaker opened"' not in pathlib.Path(log).read_text():
+            await asking(port, 1)
+            asked += 1
+            assert asked < 100, "the breaker does not open"
+            await asyncio.sleep(0.05)  # for the log to be written
+        opened, first.phase = time.monotonic(), "whole"
+        while '"breaker closed"' not in pathlib.Path(log).read_text():
+            await asking(port, 1)
+            assert time.monotonic() - opened < 60, "the healed upstream is not asked"
+            await asyncio.sleep(0.05)
+        return asked, time.monotonic() - opened
+    finally:
+        await asyncio.to_thread(gateway.end)
+
+
 async def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--gateway", required=True)
@@ -226,6 +256,8 @@ async def main():
                 task.cancel()
             print(f"others, without slow heads: {milliseconds(before)}")
             print(f"others, beside 500 slow heads: {milliseconds(after)}")
+            asked, seconds = await recovering(arguments, folder, first, second)
+            print(f"breaker: open after {asked} failures, and the healed upstream has its first request after {seconds:.1f} s")
         finally:
             gateway.end()
             first.server.close()

@@ -1,7 +1,5 @@
 /// What a failed attempt means for the request and for its upstream.
 package struct FallbackDecision: Sendable, Equatable {
-    /// Once more on the same upstream: only where nothing was sent.
-    package var retrySame = false
     package var next = false
     /// Whether it is a sign that the upstream is ill.
     package var countsAgainst = false
@@ -13,10 +11,9 @@ package struct FallbackDecision: Sendable, Equatable {
     package var isConfigurationFault = false
 
     package init(
-        retrySame: Bool = false, next: Bool = false, countsAgainst: Bool = false, rest: Duration? = nil,
+        next: Bool = false, countsAgainst: Bool = false, rest: Duration? = nil,
         isCostly: Bool = false, isConfigurationFault: Bool = false
     ) {
-        self.retrySame = retrySame
         self.next = next
         self.countsAgainst = countsAgainst
         self.rest = rest
@@ -36,9 +33,8 @@ package enum FallbackPolicy {
         if committed { return FallbackDecision(countsAgainst: failure != .disabled) }
         let maySendAgain = kind != .query || idempotent
         switch failure {
-        case .staleConnection:
-            return FallbackDecision(retrySame: true, next: true, countsAgainst: true)
-        case .resolve, .connect, .connectTimer, .tls:
+        // A stale connection is one that was stale twice: the same upstream had its second chance.
+        case .staleConnection, .resolve, .connect, .connectTimer, .tls:
             return FallbackDecision(next: true, countsAgainst: true)
         case .noReply, .firstTokenTimer, .idleTimer, .protocolError, .reply:
             return FallbackDecision(next: maySendAgain, countsAgainst: true, isCostly: true)
