@@ -273,14 +273,17 @@ class Scene:
         return reply
 
     async def operator(self, method, path):
-        """A request on the one connection that operators have open all the time."""
+        """A request on the one connection that operators keep, until they are told to close it."""
         if self._operator is None:
             self._operator = await asyncio.open_connection("127.0.0.1", self.ports[1])
         reader, writer = self._operator
         self.asked += 1
         writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                      "Content-Length: 0\r\n\r\n".encode())
-        return self.note(await read_reply(reader))
+        reply = self.note(await read_reply(reader))
+        if "connection: close" in reply.head:
+            self._forget_operator()
+        return reply
 
     def _forget_operator(self):
         if self._operator is not None:
