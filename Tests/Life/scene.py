@@ -3,6 +3,7 @@ the look afterwards: nothing is left, and each request has its line in the log."
 import argparse
 import asyncio
 import collections
+import contextlib
 import inspect
 import json
 import os
@@ -326,10 +327,18 @@ class Scene:
             except FileNotFoundError:
                 pass
 
+    def _pipes_to_children(self):
+        of_children = set()
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                for child in (task / "children").read_text().split():
+                    of_children |= {os.readlink(one) for one in pathlib.Path(f"/proc/{child}/fd").iterdir()}
+        return {one for one in of_children if one.startswith("pipe:")}
+
     def descriptors(self):
-        """By kind. Without connections to models, which stay open for the next request, and without timers, of which
-        the runtime opens one when it first needs it."""
-        left_out = self._sockets_to_models() | {"anon_inode:[timerfd]"}
+        """By kind. Without connections to models, which stay open for the next request, without timers, of which the
+        runtime opens one when it first needs it, and without pipes to children: a sanitizer starts its symbolizer."""
+        left_out = self._sockets_to_models() | self._pipes_to_children() | {"anon_inode:[timerfd]"}
         return collections.Counter(re.sub(r"\d+", "", one) for one in self._open() if one not in left_out)
 
     async def _left(self):
