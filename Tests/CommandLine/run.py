@@ -402,5 +402,8 @@ def main():
         gateway.close()
 
 
+# A shell that runs this in the background has Ctrl-C ignored, and every child would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 if __name__ == "__main__":
     main()
