@@ -136,20 +136,16 @@ final class HistoryDatabase: Sendable {
     /// Writes rows and adds to the totals, all or nothing.
     /// - Returns: what the totals have come to.
     func write(
-        _ requests: [StoredRequest], adding totals: RequestTotals
+        _ requests: some Collection<StoredRequest>, adding totals: RequestTotals
     ) throws -> (totals: RequestTotals, rows: Int) {
         try connections.write { db in
             let insert = try db.cachedStatement(sql: Self.insertSQL)
             for request in requests {
-                insert.setUncheckedArguments([])
-                bind(request, id: request.id, to: insert)
                 do {
-                    try insert.execute()
+                    try row(request, id: request.id, insert).insert(db)
                 } catch let error as DatabaseError where error.resultCode == .SQLITE_CONSTRAINT {
                     // Another process of the gateway had a request in the same microsecond.
-                    insert.setUncheckedArguments([])
-                    bind(request, id: request.id + Int64.random(in: 1...1000), to: insert)
-                    try insert.execute()
+                    try row(request, id: request.id + Int64.random(in: 1...1000), insert).insert(db)
                 }
             }
             try db.execute(
@@ -168,7 +164,7 @@ final class HistoryDatabase: Sendable {
     private static let insertSQL =
         "INSERT INTO request VALUES (" + Array(repeating: "?", count: 25).joined(separator: ",") + ")"
 
-    private func bind(_ request: StoredRequest, id: Int64, to insert: Statement) {
+    private func row(_ request: StoredRequest, id: Int64, _ insert: Statement) -> RowBinder {
         var row = RowBinder(insert)
         func name(_ text: String) {
             if let number = names[text] { row.bind(number) } else { row.bind(text) }
@@ -199,6 +195,7 @@ final class HistoryDatabase: Sendable {
         row.bind(request.plan)
         row.bind(request.why)
         row.bind(request.text)
+        return row
     }
 
     /// The numbers are those of the database: only ever append.

@@ -1,8 +1,9 @@
 import GRDB
 import GRDBSQLite
+import Glibc
 
-/// Binds the values of a row, in their order, straight to SQLite: GRDB's arguments box each of them, which costs as much
-/// as the insert itself.
+/// Binds the values of a row, in their order, and inserts it, straight with SQLite: GRDB's arguments box each of them,
+/// which costs as much as the insert itself.
 struct RowBinder {
     private let statement: OpaquePointer
     private var index: CInt = 0
@@ -26,7 +27,7 @@ struct RowBinder {
         index += 1
         text.withUTF8 { bytes in
             let count = CInt(bytes.count)
-            if bytes.contains(0) {
+            if memchr(bytes.baseAddress!, 0, bytes.count) != nil {
                 sqlite3_bind_blob(statement, index, bytes.baseAddress, count, Self.copies)
             } else {
                 bytes.withMemoryRebound(to: CChar.self) { characters in
@@ -41,6 +42,14 @@ struct RowBinder {
         withUnsafeBytes(of: (uuid.high.bigEndian, uuid.low.bigEndian)) { bytes in
             _ = sqlite3_bind_blob(statement, index, bytes.baseAddress, CInt(bytes.count), Self.copies)
         }
+    }
+
+    /// - Throws: ``DatabaseError``.
+    func insert(_ db: Database) throws {
+        let code = sqlite3_step(statement)
+        defer { sqlite3_reset(statement) }
+        guard code != SQLITE_DONE else { return }
+        throw DatabaseError(resultCode: ResultCode(rawValue: code), message: db.lastErrorMessage)
     }
 
     /// SQLITE_TRANSIENT, a macro that Swift does not import: SQLite copies the bytes.
