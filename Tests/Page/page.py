@@ -292,3 +292,20 @@ def pictures_in_light_and_dark_and_on_a_phone(bench):
         brightness = sum(int(part) for part in re.findall(r"\d+", background)[:3])
         assert (brightness < 200) == ("dark" in name), (name, background)
         tab.is_clean()
+
+
+# --- The page of the API ------------------------------------------------------------------------------------------
+
+
+@case
+def the_page_of_the_api_shows_every_operation(bench):
+    tab = bench.tab(viewport={"width": 375, "height": 720})
+    root = f"http://127.0.0.1:{bench.gateway.port}"
+    description = tab.page.request.get(f"{root}/openapi.json").json()
+    operations = [one for path in description["paths"].values() for one in path.values() if "operationId" in one]
+    tab.page.goto(f"{root}/docs#infer")
+    expect(tab("article .route")).to_have_count(len(operations))
+    expect(tab("#infer h3")).to_be_in_viewport()
+    expect(tab("#infer")).to_contain_text(f"curl -X POST '{root}/webllm/api/infer'")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 375, "it scrolls sideways"
+    tab.is_clean()
