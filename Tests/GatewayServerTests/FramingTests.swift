@@ -421,6 +421,32 @@ struct FramingTests {
         }
     }
 
+    /// The last line end of a head may come alone: it is no begin of another head, which would be timed out.
+    @Test(arguments: ["\r\n", "\n"]) func aConnectionWhoseRequestEndedInAPieceOfItsOwnIsKept(_ end: String) async throws
+    {
+        try await RunningGateway.run([("u", .ollama, 9)]) {
+            $0.server.headTimeout = .seconds(1)
+        } _: { (gateway: RunningGateway) async throws in
+            let client = gateway.client
+            let whole = Self.get + "\r\n"
+            try await client.connect { connection in
+                try await connection.send(String(decoding: whole.utf8.dropLast(end.utf8.count), as: UTF8.self))
+                // Time for the piece to be read by itself.
+                for _ in 0..<4 { _ = try await client.request("GET", "/healthz") }
+                try await connection.send(end)
+                #expect(try await connection.reply().status == 200)
+                // What is timed out tells that the time has passed.
+                let other = try await client.connect { other in
+                    try await other.send("GET / HTTP/1.1\r\nHo")
+                    return try await other.reply()
+                }
+                #expect(other.status == 408)
+                try await connection.send(whole)
+                #expect(try await connection.reply().status == 200)
+            }
+        }
+    }
+
     @Test(arguments: [true, false])
     func aBodyThatDoesNotComeIsTimedOut(isIdle: Bool) async throws {
         try await RunningGateway.run([("u", .ollama, 9)]) {

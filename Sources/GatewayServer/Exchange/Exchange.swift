@@ -172,7 +172,6 @@ actor Exchange {
             var piece = ByteBuffer()
             if !report.reply.text.isEmpty { stream.token(report.reply.text, into: &piece) }
             var head = streamHead()
-            head.fields.removeAll { "\($0.name)".hasPrefix("X-") }
             addQueuePosition(&head, result.trace.queuePosition)
             addGatewayFields(&head, result.trace.attempts, isFallback: report.outcome == .fallback)
             connection.value.startStream(head, first: piece)

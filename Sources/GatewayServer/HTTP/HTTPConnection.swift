@@ -475,9 +475,12 @@ private struct BytesEnd: Equatable {
 }
 
 extension ByteBuffer {
+    /// Where it has nothing before its line end, the empty line may have begun in the piece before.
     fileprivate var endsWithEmptyLine: Bool {
-        let bytes = readableBytesView.suffix(3)
-        return bytes.last == 0x0A && (bytes.dropLast().last == 0x0A || bytes.elementsEqual([0x0A, 0x0D, 0x0A]))
+        guard readableBytesView.last == 0x0A else { return false }
+        var rest = readableBytesView.dropLast()
+        if rest.last == 0x0D { rest = rest.dropLast() }
+        return rest.isEmpty || rest.last == 0x0A
     }
 }
 

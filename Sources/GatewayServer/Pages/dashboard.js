@@ -1,4 +1,4 @@
-import { ChartGroup, drawBars, makeBars, perMinute, stepSeconds } from "./dashboard_charts.js";
+import { ChartGroup, drawBars, makeBars, perMinute, putPoint, stepSeconds } from "./dashboard_charts.js";
 import {
   age, button, capital, clock, counted, duration, element, makeState, moment, number, obstacles, orDash, outcomeOf,
   outcomes, parseTime, plain, setState, setText, show, whole,
@@ -229,28 +229,9 @@ function start(event) {
   recent.isNew = true;
 }
 
-function putPoint({ upstreams, ...point }, isNew) {
-  const count = feed.series.requests.length;
-  const put = (values, value) => {
-    if (isNew) values.push(value);
-    else values[values.length - 1] = value;
-    if (values.length > count) values.shift();
-  };
-  for (const [key, value] of Object.entries(point)) put(feed.series[key], value);
-  for (const { name, ...values } of upstreams) {
-    let own = feed.series.upstreams.find((upstream) => upstream.name === name);
-    if (!own) { // it came with a reload of the configuration
-      const none = (value) => Array(count).fill(value);
-      own = { name, requests: none(0), first_token_ms: none(null), tokens_per_second: none(0) };
-      feed.series.upstreams.push(own);
-    }
-    for (const [key, value] of Object.entries(values)) put(own[key], value);
-  }
-}
-
 function tick(event, elapsed) {
   // The first point is that of the last one told, which was not over then.
-  event.points.forEach((point, index) => putPoint(point, index > 0));
+  event.points.forEach((point, index) => putPoint(feed.series, point, index > 0));
   if (event.points.length > 1) {
     feed.end = parseTime(event.status.timestamp);
     feed.pushed += event.points.length - 1;

@@ -222,6 +222,26 @@ export function makeBars() {
   return svg;
 }
 
+/** Takes the newest step of all series over: as a new one, or in place of the last, which had not been over. */
+export function putPoint(series, { upstreams, ...point }, isNew) {
+  const count = series.requests.length;
+  const put = (values, value) => {
+    if (isNew) values.push(value);
+    else values[values.length - 1] = value;
+    if (values.length > count) values.shift();
+  };
+  for (const [key, value] of Object.entries(point)) put(series[key], value);
+  for (const { name, ...values } of upstreams) {
+    let own = series.upstreams.find((upstream) => upstream.name === name);
+    if (!own) { // it came with a reload of the configuration
+      const none = (value) => Array(count).fill(value);
+      own = { name, requests: none(0), first_token_ms: none(null), tokens_per_second: none(0) };
+      series.upstreams.push(own);
+    }
+    for (const [key, value] of Object.entries(values)) put(own[key], value);
+  }
+}
+
 /**
  * Means of six steps each, so that a bar is a minute. A step stays in its minute while time goes on.
  * @param first number of the first step
