@@ -136,6 +136,8 @@ def check_shared_replies(document, binary, folder, upstream):
     with Gateway(binary, f"{folder}/strict.conf", upstream, **STRICT) as gateway, ThreadPoolExecutor() as pool:
         # It holds most of what bodies may take together.
         holder = pool.submit(gateway.infer, "silence" + " " * 700)
+        # Before it has its room, a body of the question could take it.
+        gateway.wait_until_running(1)
         wait_for(lambda: gateway.ask("GET", "/healthz", body=b" " * 500).status == 503, DEADLINE, "full memory")
         for operation in document.operations.values():
             asked = []
