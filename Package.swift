@@ -57,7 +57,9 @@ let package = Package(
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
-            swiftSettings: strict
+            swiftSettings: strict,
+            // Takes malloc's place; sanitizers, which need their own, come with debug builds.
+            linkerSettings: [.linkedLibrary("mimalloc", .when(configuration: .release))]
         ),
         .target(name: "Support", dependencies: [nioCore, nioPosix], path: "Tests/Support", swiftSettings: strict),
         .target(

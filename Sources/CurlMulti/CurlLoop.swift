@@ -17,7 +17,9 @@ final class CurlLoop {
     /// What each descriptor in the epoll is watched for; zero where curl does not watch it at present.
     private var watched: [curl_socket_t: UInt32] = [:]
     private var spareHandles: [UnsafeMutableRawPointer] = []
+    /// Taken from the mailbox; those before `nextCommand` are done.
     private var commands: [Mailbox.Command] = []
+    private var nextCommand = 0
     private var statistics = CurlEngineStatistics()
     /// When curl wants to be called; nil where it waits for sockets only.
     private var curlDeadline: Int64?
@@ -28,6 +30,8 @@ final class CurlLoop {
     private(set) var now: Int64 = CurlLoop.clock()
 
     private static let eventsPerTurn = 64
+    /// A new connection takes curl a hundred microseconds: a thousand of them at once would hold up every stream.
+    private static let startsPerTurn = 16
     private static let maxSpareHandles = 64
 
     init(mailbox: Mailbox, configuration: CurlEngineConfiguration, epoll: Int32) {
@@ -73,10 +77,13 @@ final class CurlLoop {
         // Few at a time: the event loops go on with what a turn brought while the next one runs.
         var events = [epoll_event](repeating: epoll_event(), count: Self.eventsPerTurn)
         while isRunning {
-            mailbox.take(into: &commands)
+            if nextCommand == commands.count {
+                mailbox.take(into: &commands)
+                nextCommand = 0
+            }
             let ready = epoll_wait(epoll, &events, Int32(events.count), commands.isEmpty ? timeout() : 0)
             now = Self.clock()
-            for command in commands { perform(command) }
+            performCommands()
             statistics.loopTurns += 1
             for event in events.prefix(Int(max(0, ready))) { handle(event) }
             if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
@@ -146,6 +153,16 @@ final class CurlLoop {
     }
 
     // MARK: Commands
+
+    /// In their order, up to some starts.
+    private func performCommands() {
+        var starts = 0
+        while nextCommand < commands.count, starts < Self.startsPerTurn {
+            if case .start = commands[nextCommand] { starts += 1 }
+            perform(commands[nextCommand])
+            nextCommand += 1
+        }
+    }
 
     private func perform(_ command: Mailbox.Command) {
         switch command {
@@ -267,7 +284,7 @@ final class CurlLoop {
     private func endAll() {
         for transfer in transfers.values { end(transfer, code: CURLE_OK, ownReason: .cancelled) }
         flush()
-        for case .start(_, _, let receiver, let queue) in mailbox.close() {
+        for case .start(_, _, let receiver, let queue) in commands[nextCommand...] + mailbox.close() {
             queue.deliver([Delivery(receiver: receiver, event: .end(.endedBeforeStart))])
         }
     }

@@ -25,6 +25,7 @@ struct ServeCommand: AsyncParsableCommand {
         let configuration = try options.load().configuration
         let sink = LogSink()
         let logger = Logger(label: "gateway") { _ in GatewayLogHandler(configuration: configuration.log, sink: sink) }
+        OpenFiles.makeRoom(for: configuration.server, logger)
         // A reload reads the same file, wherever the process stands by then.
         let (file, listen) = (options.file, options.listen)
         let service = GatewayService(

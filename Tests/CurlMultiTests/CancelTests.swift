@@ -91,4 +91,21 @@ struct CancelTests {
         #expect(await late.end().failure?.reason == .cancelled)
         await upstream.close()
     }
+
+    /// The loop begins a few in each turn: those that still wait, or come during the shutdown, end too.
+    @Test func shutdownEndsTransfersThatHaveNotBegun() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            await connection.untilClosed()
+        }
+        let engine = try CurlEngine()
+        let begun = (0..<200).map { _ in engine.get(upstream.port).1 }
+        let during = Task.detached { (0..<200).map { _ in engine.get(upstream.port).1 } }
+        engine.shutdown()
+        for recorder in begun + (await during.value) {
+            #expect(await recorder.end().failure?.reason == .cancelled)
+            #expect(recorder.seen.ends.count == 1)
+        }
+        await upstream.close()
+    }
 }

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Listens where a service manager says so and tells it so; keeps a Unix socket, and hands it over.
+"""Listens where a service manager says so and tells it so; keeps a Unix socket, and hands it over; takes the open files
+that it may need.
 
     Tests/Life/listen.py --gateway .build/debug/webllm-gateway
 """
 import argparse
 import os
 import pathlib
+import resource
 import socket
 import subprocess
 import tempfile
@@ -85,10 +87,34 @@ def unix_socket(binary, folder):
                 gateway.process.wait()
 
 
+def open_files(binary, folder):
+    """Many systems let a process have 1024 open files until it asks for more."""
+    config, log = f"{folder}/files.conf", f"{folder}/files.log"
+    write_config(config, f"unix:{folder}/files.sock")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = 2 * 8192 + 1024
+    for hard in (most, 2000):
+        expected = min(hard, wanted)
+        pathlib.Path(log).write_text("")
+        gateway = Gateway(
+            binary, config, log, under=["sh", "-c", f'ulimit -S -n 300; ulimit -H -n {hard}; exec "$@"', "sh"])
+        try:
+            wait_for(lambda: gateway.has_logged('"listening"', log), 20, "the gateway")
+            limits = pathlib.Path(f"/proc/{gateway.process.pid}/limits").read_text()
+            assert f"Max open files            {expected} " in limits, limits
+            table = pathlib.Path(f"/proc/{gateway.process.pid}/status").read_text().split("FDSize:")[1].split()[0]
+            assert int(table) >= expected, f"the kernel's table has {table} places"
+            assert gateway.has_logged("too few open files", log) == (hard < wanted), pathlib.Path(log).read_text()
+            assert unix_status(f"{folder}/files.sock") == b"200"
+        finally:
+            assert gateway.end() == 0
+
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--gateway", required=True)
 arguments = parser.parse_args()
 with tempfile.TemporaryDirectory() as folder:
     service_manager(arguments.gateway, folder)
     unix_socket(arguments.gateway, folder)
-print("listen: sockets of a service manager, a Unix socket kept and handed over")
+    open_files(arguments.gateway, folder)
+print("listen: sockets of a service manager, a Unix socket kept and handed over, open files")

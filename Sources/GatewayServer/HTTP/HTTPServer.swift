@@ -122,6 +122,7 @@ extension HTTPServer: GatewayOperations {
         do {
             let configuration = try source()
             let snapshot = try gateway.apply(configuration)
+            OpenFiles.makeRoom(for: configuration.server, gateway.logger)
             let probers = probers
             probers.eventLoop.execute { probers.value.update(snapshot) }
             gateway.metrics.reload(success: true)

@@ -70,9 +70,10 @@ package struct Listeners: Sendable {
         return ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: 1024)
             .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-            .childChannelOption(.maxMessagesPerRead, value: 4)
-            // The kernel would take megabytes for a client that does not read.
-            .childChannelOption(.socketOption(.so_sndbuf), value: 128 << 10)
+            .serverChannelOption(.maxMessagesPerRead, value: 16)
+            // The kernel would take megabytes for a client that does not read. TCP connections inherit it from their
+            // listener, and TCP_NODELAY, which NIO sets there.
+            .serverChannelOption(.socketOption(.so_sndbuf), value: 128 << 10)
             .childChannelInitializer { channel in
                 let client = ClientID(channel.remoteAddress)
                 guard let context = contexts[ObjectIdentifier(channel.eventLoop)],
@@ -115,7 +116,7 @@ package struct Listeners: Sendable {
                 if !handover.takesOver && port != 0 { try await checkFree(host, port, group) }
                 let channel = try await bootstrap.serverChannelOption(
                     .socketOption(.init(rawValue: SO_REUSEPORT)), value: 1
-                ).childChannelOption(.tcpOption(.tcp_nodelay), value: 1).bind(host: host, port: port).get()
+                ).bind(host: host, port: port).get()
                 return Listener(channel: channel)
             case .unix(let path):
                 let (descriptor, file) = try UnixSocketFile.listen(at: path, takesOver: handover.takesOver)
