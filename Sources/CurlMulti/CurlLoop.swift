@@ -30,8 +30,8 @@ final class CurlLoop {
     private(set) var now: Int64 = CurlLoop.clock()
 
     private static let eventsPerTurn = 64
-    /// A new connection takes curl a hundred microseconds: a thousand of them at once would hold up every stream.
-    private static let startsPerTurn = 16
+    /// A new connection takes as long as eight events: a thousand of them at once would hold up every stream.
+    private static let startsPerTurn = 8
     private static let maxSpareHandles = 64
 
     init(mailbox: Mailbox, configuration: CurlEngineConfiguration, epoll: Int32) {

@@ -30,6 +30,8 @@ final class HTTPConnection: ChannelInboundHandler {
     /// The configuration as of the present request's head.
     private(set) var snapshot: Snapshot
     private var context: ChannelHandlerContext?
+    /// The context's, which takes longer to give it.
+    private var channel: (any Channel)?
     private var state: State = .idle
     private var exchange: Exchange?
     /// In place of an exchange, where an operator's dashboard listens.
@@ -61,6 +63,7 @@ final class HTTPConnection: ChannelInboundHandler {
     private var lastDrained = 0
     private var lastSent: MonotonicTime
     private var lastDrain: MonotonicTime
+    private var lastStallCheck: MonotonicTime
 
     init(gateway: Gateway, loop: LoopContext, routes: Routes, client: ClientID, address: String) {
         self.gateway = gateway
@@ -73,6 +76,7 @@ final class HTTPConnection: ChannelInboundHandler {
         phaseStart = now
         lastBodyByte = now
         lastDrain = now
+        lastStallCheck = now
         lastSent = now
     }
 
@@ -82,6 +86,7 @@ final class HTTPConnection: ChannelInboundHandler {
 
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
+        channel = context.channel
         loop.add(self)
     }
 
@@ -239,7 +244,7 @@ final class HTTPConnection: ChannelInboundHandler {
     // MARK: Replying
 
     /// Whether the client takes bytes as fast as they come.
-    var isWritable: Bool { context?.channel.isWritable ?? false }
+    var isWritable: Bool { channel?.isWritable ?? false }
 
     /// The exchange that answers the present request; told when the client leaves or reads again.
     func attach(_ exchange: Exchange) { self.exchange = exchange }
@@ -339,8 +344,7 @@ final class HTTPConnection: ChannelInboundHandler {
 
     /// Half-closes first and gives the client a moment to read its reply: closing with unread input would reset it.
     private func lingeringClose() {
-        guard let context else { return }
-        let channel = context.channel
+        guard let context, let channel else { return }
         context.flush()
         channel.close(mode: .output, promise: nil)
         context.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(500)) { channel.close(promise: nil) }
@@ -350,6 +354,7 @@ final class HTTPConnection: ChannelInboundHandler {
     private func close() {
         guard context != nil else { return }
         context = nil
+        channel = nil
         state = .closed
         pipelined.removeAll()
         loop.remove(self)
@@ -369,14 +374,14 @@ final class HTTPConnection: ChannelInboundHandler {
     private func pauseReading() {
         guard !isReadPaused else { return }
         isReadPaused = true
-        _ = context?.channel.setOption(.autoRead, value: false)
+        _ = channel?.setOption(.autoRead, value: false)
     }
 
     private func resumeReading() {
         rawBytes = 0
         guard isReadPaused else { return }
         isReadPaused = false
-        _ = context?.channel.setOption(.autoRead, value: true)
+        _ = channel?.setOption(.autoRead, value: true)
     }
 
     // MARK: Timers
@@ -410,18 +415,21 @@ final class HTTPConnection: ChannelInboundHandler {
         }
     }
 
-    /// A client that takes no byte of what waits for it is cut off.
+    /// A client that takes no byte of what waits for it is cut off. Looked at only so often: asking costs more than all
+    /// other timers.
     private func checkStall(_ now: MonotonicTime) {
-        guard let context, let options = context.channel.syncOptions,
-            let waiting = try? options.getOption(.bufferedWritableBytes)
-        else { return }
+        guard now - lastStallCheck >= min(.seconds(1), limits.clientStallTimeout / 8) else { return }
+        lastStallCheck = now
+        guard let options = channel?.syncOptions, let waiting = try? options.getOption(.bufferedWritableBytes) else {
+            return
+        }
         let drained = written - waiting
         if waiting == 0 || drained != lastDrained {
             lastDrained = drained
             lastDrain = now
         } else if now - lastDrain >= limits.clientStallTimeout {
             gateway.limits.note(.clientStall)
-            context.close(promise: nil)
+            context?.close(promise: nil)
         }
     }
 
