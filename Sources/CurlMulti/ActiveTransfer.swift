@@ -32,9 +32,8 @@ final class ActiveTransfer {
     private(set) var abortReason: TransferFailure.Reason?
 
     private var reader: ResponseHeadReader
-    /// Ready for the receiver: taken at the end of the turn.
-    private(set) var readyHead: ResponseHead?
-    private(set) var readyBody: [UInt8] = []
+    /// For the receiver: taken at the end of the turn.
+    var news = TransferNews()
     var isDirty = false
     /// Outlives every transfer of its own.
     private unowned let loop: CurlLoop
@@ -76,7 +75,8 @@ final class ActiveTransfer {
         switch reader.read(line) {
         case .more: return true
         case .head(let head):
-            readyHead = head
+            news.head = head
+            if let easy { news.connectTime = EasyHandle.connectTime(easy) }
             loop.markDirty(self)
             return true
         case .tooLarge:
@@ -94,8 +94,8 @@ final class ActiveTransfer {
         }
         noteBytes()
         unacknowledged += bytes.count
-        if readyBody.isEmpty { readyBody.reserveCapacity(bytes.count) }
-        readyBody.append(contentsOf: bytes)
+        if news.body.isEmpty { news.body.reserveCapacity(bytes.count) }
+        news.body.append(contentsOf: bytes)
         loop.markDirty(self)
         return true
     }
@@ -116,12 +116,9 @@ final class ActiveTransfer {
         return true
     }
 
-    func takeReady() -> (head: ResponseHead?, body: [UInt8]) {
-        defer {
-            readyHead = nil
-            readyBody = []
-        }
-        return (readyHead, readyBody)
+    func takeNews() -> TransferNews {
+        defer { news = TransferNews() }
+        return news
     }
 
     /// The timer that fires next, and when; nil where none runs.

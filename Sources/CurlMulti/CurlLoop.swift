@@ -277,15 +277,15 @@ final class CurlLoop {
             if spareHandles.count < Self.maxSpareHandles { spareHandles.append(easy) } else { curl_easy_cleanup(easy) }
             transfer.easy = nil
         }
+        transfer.news.end = result
         deliver(transfer)
-        outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .end(result)))
     }
 
     private func endAll() {
         for transfer in transfers.values { end(transfer, code: CURLE_OK, ownReason: .cancelled) }
         flush()
         for case .start(_, _, let receiver, let queue) in commands[nextCommand...] + mailbox.close() {
-            queue.deliver([Delivery(receiver: receiver, event: .end(.endedBeforeStart))])
+            queue.deliver([Delivery(receiver: receiver, news: TransferNews(end: .endedBeforeStart))])
         }
     }
 
@@ -307,13 +307,7 @@ final class CurlLoop {
 
     private func deliver(_ transfer: ActiveTransfer) {
         transfer.isDirty = false
-        let (head, body) = transfer.takeReady()
-        if let head {
-            outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .head(head)))
-        }
-        if !body.isEmpty {
-            outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, event: .body(body)))
-        }
+        outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, news: transfer.takeNews()))
     }
 
     private func flush() {

@@ -79,7 +79,7 @@ enum EasyHandle {
             ccurl_get_long(easy, CURLINFO_NUM_CONNECTS, &connections)
             ccurl_get_long(easy, CURLINFO_REQUEST_SIZE, &requestSize)
             result.isReusedConnection = connections == 0 && transfer.phase != .connecting
-            result.connectTime = microseconds(easy, CURLINFO_PRETRANSFER_TIME_T)
+            result.connectTime = connectTime(easy)
             result.firstByteTime = microseconds(easy, CURLINFO_STARTTRANSFER_TIME_T)
             var received: curl_off_t = 0
             ccurl_get_size(easy, CURLINFO_SIZE_DOWNLOAD_T, &received)
@@ -93,6 +93,11 @@ enum EasyHandle {
             result.failure = failure(code, transfer)
         }
         return result
+    }
+
+    /// Until the connection was up.
+    static func connectTime(_ easy: UnsafeMutableRawPointer) -> Duration {
+        microseconds(easy, CURLINFO_PRETRANSFER_TIME_T)
     }
 
     private static func microseconds(_ easy: UnsafeMutableRawPointer, _ info: CURLINFO) -> Duration {

@@ -138,7 +138,7 @@ final class LoopDelivery: DeliveryQueue {
 
     func deliver(_ batch: [Delivery]) {
         eventLoop.execute {
-            for delivery in batch { delivery.receiver.receive(delivery.event) }
+            for delivery in batch { delivery.receiver.receive(delivery.news) }
         }
     }
 }

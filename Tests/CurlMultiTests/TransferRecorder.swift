@@ -28,19 +28,16 @@ final class TransferRecorder: TransferReceiver, DeliveryQueue {
     var seen: Seen { state.withLock { $0.seen } }
 
     func deliver(_ batch: [Delivery]) {
-        for delivery in batch { delivery.receiver.receive(delivery.event) }
+        for delivery in batch { delivery.receiver.receive(delivery.news) }
     }
 
-    func receive(_ event: TransferEvent) {
-        if case .body(let bytes) = event { onBody?(bytes.count) }
+    func receive(_ news: TransferNews) {
+        if !news.body.isEmpty { onBody?(news.body.count) }
         let ready = state.withLock { state in
-            switch event {
-            case .head(let head): state.seen.head = head
-            case .body(let bytes):
-                state.seen.bodyBytes += bytes.count
-                if keepsBody { state.seen.body += bytes }
-            case .end(let result): state.seen.ends.append(result)
-            }
+            if let head = news.head { state.seen.head = head }
+            state.seen.bodyBytes += news.body.count
+            if keepsBody { state.seen.body += news.body }
+            if let result = news.end { state.seen.ends.append(result) }
             let seen = state.seen
             let ready = state.waiters.filter { $0.test(seen) }
             state.waiters.removeAll { $0.test(seen) }

@@ -48,6 +48,26 @@ struct StreamingTests {
         await upstream.close()
     }
 
+    /// The answer is whole before its transfer is over: some servers keep the reply open.
+    @Test func connectingIsTimedForAnAnswerToo() async throws {
+        let gate = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await Scripts.startStream(connection)
+                try await connection.chunk(Scripts.token(#""a""#) + Scripts.done)
+                await gate.wait()
+                try await connection.send("0\r\n\r\n")
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            #expect(try await gateway.infer("x").status == 200)
+            let kept = try #require(gateway.server.gateway.history.recent(1).first)
+            #expect(kept.outcome == .ok)
+            #expect(kept.connect > .zero && kept.connect < kept.duration)
+            gate.open()
+        }
+        await upstream.close()
+    }
+
     @Test(arguments: [false, true])
     func aClientThatLeavesStopsTheGeneration(_ streams: Bool) async throws {
         let upstream = try await FakeUpstream.start(

@@ -109,15 +109,15 @@ private final class PieceReceiver: TransferReceiver, DeliveryQueue {
         self.address = address
     }
 
-    func deliver(_ batch: [Delivery]) { for delivery in batch { delivery.receiver.receive(delivery.event) } }
+    func deliver(_ batch: [Delivery]) { for delivery in batch { delivery.receiver.receive(delivery.news) } }
 
-    func receive(_ event: TransferEvent) {
-        switch event {
-        case .head(let head):
+    func receive(_ news: TransferNews) {
+        if let head = news.head {
             status.withLock { $0 = head.status }
             pass([])
-        case .body(let bytes): pass(bytes)
-        case .end(let result):
+        }
+        if !news.body.isEmpty { pass(news.body) }
+        if let result = news.end {
             let failure = result.failure.map { failure in
                 GatewayClient.Failure(
                     address: address, reason: failure.reason.rawValue, isCutOff: status.withLock { $0 } != 0)

@@ -374,60 +374,56 @@ actor Generation {
         }
     }
 
-    /// An event of an attempt's transfer. Handled here and now, without waking the task: a stream has one for each
+    /// What came of an attempt's transfer. Handled here and now, without waking the task: a stream has some for each
     /// token. What comes after the attempt's end is let go.
-    func receive(attempt: Int, _ event: TransferEvent) {
+    func receive(attempt: Int, _ news: TransferNews) {
         guard attempt == self.attempt else { return }
-        if case .end = event { isTransferOver = true }
-        if let departure { return note(event, after: departure) }
-        guard let reply, let followed = handle(event, reply) else { return }
+        if news.end != nil { isTransferOver = true }
+        if let departure { return note(news, after: departure) }
+        guard let reply, let followed = handle(news, reply) else { return }
         self.reply = nil
         post(.attemptEnded(followed))
     }
 
     /// The client is gone; what its transfer still brings is only counted, up to its end, when the upstream's connection
     /// is closed.
-    private func note(_ event: TransferEvent, after departure: Departure) {
-        switch event {
-        case .head: break
-        case .body(let bytes):
-            guard let reply = departure.reply, reply.status == 200 else { return }
+    private func note(_ news: TransferNews, after departure: Departure) {
+        if let reply = departure.reply, reply.status == 200 {
             var late: [UpstreamEvent] = []
-            reply.decoder.feed(bytes, parser: loop.value.parser, into: &late)
+            reply.decoder.feed(news.body, parser: loop.value.parser, into: &late)
             let pieces = late.count { if case .content = $0 { true } else { false } }
             if pieces > 0 { gateway.metrics.lateTokens(departure.upstream, pieces) }
-        case .end: gateway.metrics.cancelled(departure.phase, after: .now - departure.time)
         }
+        if news.end != nil { gateway.metrics.cancelled(departure.phase, after: .now - departure.time) }
     }
 
-    /// - Returns: the attempt's end, where the event was it.
-    private func handle(_ event: TransferEvent, _ reply: AttemptReply) -> Followed? {
-        switch event {
-        case .head(let head):
+    /// - Returns: the attempt's end, where this was it.
+    private func handle(_ news: TransferNews, _ reply: AttemptReply) -> Followed? {
+        if let head = news.head {
             reply.head = head
             reply.status = head.status
-            return nil
-        case .body(let bytes):
+            trace.connectTime = news.connectTime
+        }
+        if !news.body.isEmpty {
             if reply.status == 200 {
-                reply.decoder.feed(bytes, parser: loop.value.parser, into: &events)
+                reply.decoder.feed(news.body, parser: loop.value.parser, into: &events)
                 if let followed = handleEvents() { return followed }
             } else {
-                reply.errorBody.append(contentsOf: bytes.prefix(Self.maxErrorBody - reply.errorBody.count))
+                reply.errorBody.append(contentsOf: news.body.prefix(Self.maxErrorBody - reply.errorBody.count))
             }
-            acknowledge(bytes.count)
-            return nil
-        case .end(let result):
-            trace.connectTime = result.connectTime
-            if let failure = result.failure { return Followed(outcome: Self.outcome(of: failure), hasEnded: true) }
-            guard reply.status == 200 else {
-                let failure = UpstreamErrorReader.classify(
-                    status: reply.status, retryAfter: reply.head?.retryAfter, body: reply.errorBody,
-                    parser: loop.value.parser)
-                return Followed(outcome: .failed(failure), hasEnded: true)
-            }
-            reply.decoder.end(parser: loop.value.parser, into: &events)
-            return handleEvents() ?? Followed(outcome: .failed(.reply(.truncated)), hasEnded: true)
+            acknowledge(news.body.count)
         }
+        guard let result = news.end else { return nil }
+        trace.connectTime = result.connectTime
+        if let failure = result.failure { return Followed(outcome: Self.outcome(of: failure), hasEnded: true) }
+        guard reply.status == 200 else {
+            let failure = UpstreamErrorReader.classify(
+                status: reply.status, retryAfter: reply.head?.retryAfter, body: reply.errorBody,
+                parser: loop.value.parser)
+            return Followed(outcome: .failed(failure), hasEnded: true)
+        }
+        reply.decoder.end(parser: loop.value.parser, into: &events)
+        return handleEvents() ?? Followed(outcome: .failed(.reply(.truncated)), hasEnded: true)
     }
 
     /// - Returns: the attempt's end, where an event was one.
@@ -643,7 +639,7 @@ private final class AttemptReceiver: TransferReceiver {
         self.attempt = attempt
     }
 
-    func receive(_ event: TransferEvent) {
-        generation.assumeIsolated { $0.receive(attempt: attempt, event) }
+    func receive(_ news: TransferNews) {
+        generation.assumeIsolated { $0.receive(attempt: attempt, news) }
     }
 }

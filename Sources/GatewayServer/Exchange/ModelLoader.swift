@@ -106,21 +106,21 @@ private final class LoadReceiver: TransferReceiver {
 
     init(_ done: @escaping @Sendable (AttemptFailure?) -> Void) { self.done = done }
 
-    func receive(_ event: TransferEvent) {
-        switch event {
-        case .head(let head): state.withLock { $0.head = head }
-        case .body(let bytes): state.withLock { if $0.body.count < 64 << 10 { $0.body += bytes } }
-        case .end(let result):
-            let (head, body) = state.withLock { ($0.head, $0.body) }
-            if let failure = result.failure {
-                done(failure.reason == .totalTimer ? .firstTokenTimer : AttemptFailure(failure))
-            } else if head.status != 200 {
-                done(
-                    UpstreamErrorReader.classify(
-                        status: head.status, retryAfter: head.retryAfter, body: body, parser: JSONParser()))
-            } else {
-                done(nil)
-            }
+    func receive(_ news: TransferNews) {
+        let (head, body) = state.withLock { state in
+            if let head = news.head { state.head = head }
+            if state.body.count < 64 << 10 { state.body += news.body }
+            return (state.head, state.body)
+        }
+        guard let result = news.end else { return }
+        if let failure = result.failure {
+            done(failure.reason == .totalTimer ? .firstTokenTimer : AttemptFailure(failure))
+        } else if head.status != 200 {
+            done(
+                UpstreamErrorReader.classify(
+                    status: head.status, retryAfter: head.retryAfter, body: body, parser: JSONParser()))
+        } else {
+            done(nil)
         }
     }
 }

@@ -205,17 +205,15 @@ private final class Completion {
         self.done = done
     }
 
-    func receive(_ event: TransferEvent) {
-        switch event {
-        case .head(let head): status = head.status
-        case .body(let bytes): if body.count < maxBody { body.append(contentsOf: bytes) }
-        case .end(let result): done(status, result.failure?.reason.rawValue, body)
-        }
+    func receive(_ news: TransferNews) {
+        if let head = news.head { status = head.status }
+        if body.count < maxBody { body.append(contentsOf: news.body) }
+        if let result = news.end { done(status, result.failure?.reason.rawValue, body) }
     }
 }
 
 private final class ProbeReceiver: TransferReceiver {
     private let completion: NIOLoopBound<Completion>
     init(_ completion: NIOLoopBound<Completion>) { self.completion = completion }
-    func receive(_ event: TransferEvent) { completion.value.receive(event) }
+    func receive(_ news: TransferNews) { completion.value.receive(news) }
 }
