@@ -9,7 +9,7 @@ final class DashboardFeed {
     private let gateway: Gateway
     private let loop: LoopContext
     private unowned let connection: HTTPConnection
-    private let request: RequestHead
+    private let request: Shared<RequestHead>
     private let requestID: String
     private let started = MonotonicTime.now
     private var ticker: RepeatedTask?
@@ -22,7 +22,7 @@ final class DashboardFeed {
     private static let firstRecent = 50
     private static let recentShown = 20
 
-    init(gateway: Gateway, loop: LoopContext, connection: HTTPConnection, request: RequestHead) {
+    init(gateway: Gateway, loop: LoopContext, connection: HTTPConnection, request: Shared<RequestHead>) {
         self.gateway = gateway
         self.loop = loop
         self.connection = connection

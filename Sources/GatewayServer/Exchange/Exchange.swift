@@ -12,7 +12,7 @@ actor Exchange {
     private let loop: NIOLoopBound<LoopContext>
     private let connection: NIOLoopBound<HTTPConnection>
     private let executor: EventLoopExecutor
-    private let head: RequestHead
+    private let head: Shared<RequestHead>
     private let accepted = MonotonicTime.now
     /// The client's own, or a new one.
     private let requestID: String
@@ -25,7 +25,8 @@ actor Exchange {
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
     init(
-        gateway: Gateway, loop: NIOLoopBound<LoopContext>, connection: NIOLoopBound<HTTPConnection>, head: RequestHead
+        gateway: Gateway, loop: NIOLoopBound<LoopContext>, connection: NIOLoopBound<HTTPConnection>,
+        head: Shared<RequestHead>
     ) {
         self.gateway = gateway
         snapshot = connection.value.snapshot

@@ -3,7 +3,7 @@ import GatewayCore
 import GatewayWire
 
 /// What every transfer to one upstream shares, made once.
-struct UpstreamEndpoint: Sendable {
+final class UpstreamEndpoint: Sendable {
     let configuration: UpstreamConfiguration
     /// Of a generation.
     let target: TransferTarget

@@ -14,9 +14,9 @@ final class HTTPConnection: ChannelInboundHandler {
     private enum State {
         /// Before a request's first byte, or inside its head.
         case idle
-        case receiving(RequestHead, Routes.Verdict, body: ByteBuffer)
+        case receiving(Shared<RequestHead>, Routes.Verdict, body: ByteBuffer)
         /// A request is being answered; a stream's head may be out already.
-        case replying(RequestHead, streaming: ReplyFraming?)
+        case replying(Shared<RequestHead>, streaming: ReplyFraming?)
         case closed
     }
 
@@ -166,7 +166,7 @@ final class HTTPConnection: ChannelInboundHandler {
         phaseStart = .now
         lastBodyByte = phaseStart
         do throws(RequestRefusal) {
-            let request = try RequestHead(head, maxHead: limits.maxHead)
+            let request = Shared(try RequestHead(head, maxHead: limits.maxHead))
             if let length = request.contentLength, length > limits.maxBody { throw .bodyTooLarge(limits.maxBody) }
             let verdict = routes.judge(request, snapshot)
             state = .receiving(request, verdict, body: ByteBuffer())
@@ -227,7 +227,7 @@ final class HTTPConnection: ChannelInboundHandler {
         case .closed: break
         case .idle, .receiving:
             mustClose = true
-            state = .replying(.unreadable, streaming: nil)
+            state = .replying(RequestHead.unreadable, streaming: nil)
             if refusal.status == 431 { gateway.limits.note(.head) }
             if refusal.status == 413 { gateway.limits.note(.body) }
             let id = loop.makeRequestID()

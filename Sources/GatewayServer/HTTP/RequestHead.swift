@@ -28,7 +28,7 @@ struct RequestHead: Sendable {
     var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
 
     /// Stands for a request whose head was refused.
-    static let unreadable = RequestHead()
+    static let unreadable = Shared(RequestHead())
 
     private init() {
         method = .GET

@@ -10,7 +10,7 @@ struct Routes: Sendable {
         let gateway: Gateway
         let snapshot: Snapshot
         let loop: LoopContext
-        let request: RequestHead
+        let request: Shared<RequestHead>
         let body: ByteBuffer
         /// The rest of the path where the route ends in `*`, percent-decoded.
         let rest: String
@@ -107,8 +107,8 @@ struct Routes: Sendable {
     ]
 
     /// Checks a request and finds its route, before its body is asked for.
-    func judge(_ request: RequestHead, _ snapshot: Snapshot) -> Verdict {
-        if let refusal = check(request, snapshot) { return .answered(Reply(refusal), route: "none") }
+    func judge(_ request: Shared<RequestHead>, _ snapshot: Snapshot) -> Verdict {
+        if let refusal = check(request.value, snapshot) { return .answered(Reply(refusal), route: "none") }
         if request.method == .OPTIONS, request.path == "*" {
             var reply = Reply(ReplyHead(204), body: ByteBuffer())
             reply.head.fields = [("Allow", "GET, HEAD, POST, OPTIONS")]
@@ -140,7 +140,8 @@ struct Routes: Sendable {
 
     /// Has a request answered whose verdict is known.
     func handle(
-        _ request: RequestHead, _ verdict: Verdict, body: ByteBuffer, gateway: Gateway, connection: HTTPConnection,
+        _ request: Shared<RequestHead>, _ verdict: Verdict, body: ByteBuffer, gateway: Gateway,
+        connection: HTTPConnection,
         loop: LoopContext
     ) {
         let started = MonotonicTime.now
@@ -188,7 +189,8 @@ struct Routes: Sendable {
     }
 
     private func answer(
-        _ reply: Reply, _ name: String, _ request: RequestHead, _ connection: HTTPConnection, _ gateway: Gateway,
+        _ reply: Reply, _ name: String, _ request: Shared<RequestHead>, _ connection: HTTPConnection,
+        _ gateway: Gateway,
         _ loop: LoopContext, since started: MonotonicTime, _ log: LogConfiguration
     ) {
         var reply = reply

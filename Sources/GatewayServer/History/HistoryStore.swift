@@ -26,16 +26,10 @@ final class HistoryStore: Sendable {
         var isLogHeld = false
     }
 
-    /// An entry that several lists hold: a request has a dozen references, and all would be counted for each of them.
-    private final class Entry: Sendable {
-        let request: StoredRequest
-        init(_ request: consuming StoredRequest) { self.request = request }
-    }
-
     private struct State {
         /// The newest entries, oldest first: what the WebLLM API and the dashboard show.
-        var recent: [Entry] = []
-        var pending: [Entry] = []
+        var recent: [Shared<StoredRequest>] = []
+        var pending: [Shared<StoredRequest>] = []
         var pendingBytes = 0
         /// What the totals in the database lack: what waits, and what is being written.
         var unwritten = RequestTotals()
@@ -115,7 +109,7 @@ final class HistoryStore: Sendable {
             state.finished += 1
             guard isOn else { return false }
             if state.recent.count >= 2 * Self.recentCount { state.recent.removeFirst(Self.recentCount) }
-            let entry = Entry(request)
+            let entry = Shared(request)
             state.recent.append(entry)
             guard state.pending.count + state.inFlight.rows < Self.maxPending,
                 state.pendingBytes + state.inFlight.bytes + bytes <= Self.maxPendingBytes
@@ -149,14 +143,14 @@ final class HistoryStore: Sendable {
 
     /// The newest entries, oldest first; at most ``recentCount``.
     func recent(_ limit: Int) -> [StoredRequest] {
-        state.withLock { $0.recent.suffix(max(0, min(limit, Self.recentCount))).map(\.request) }
+        state.withLock { $0.recent.suffix(max(0, min(limit, Self.recentCount))).map(\.value) }
     }
 
     /// Entries since a moment, at most `limit`, oldest first; and how many there have been in all since the start.
     func recent(after id: Int64, limit: Int) -> (entries: [StoredRequest], finished: Int) {
         state.withLock { state in
             (
-                state.recent.reversed().prefix { $0.request.id > id }.prefix(limit).reversed().map(\.request),
+                state.recent.reversed().prefix { $0.id > id }.prefix(limit).reversed().map(\.value),
                 state.finished
             )
         }
@@ -261,8 +255,8 @@ final class HistoryStore: Sendable {
         guard let entries = try? database.withLock({ $0 })?.requests(newest) else { return }
         state.withLock { state in
             guard state.clears == clears, !state.mustClear else { return }
-            let first = state.recent.first?.request.id ?? .max
-            state.recent = entries.reversed().filter { $0.id < first }.map { Entry($0) } + state.recent
+            let first = state.recent.first?.id ?? .max
+            state.recent = entries.reversed().filter { $0.id < first }.map { Shared($0) } + state.recent
         }
     }
 
@@ -306,7 +300,7 @@ final class HistoryStore: Sendable {
             if database.withLock({ $0?.isInPlace }) != true { try reopen() }
             guard let database = database.withLock({ $0 }) else { return }
             if mustClear { try database.clear() }
-            noteWritten(try database.write(batch.lazy.map(\.request), adding: totals), clears)
+            noteWritten(try database.write(batch.lazy.map(\.value), adding: totals), clears)
             note(heldLog: database.heldLog(over: Self.maxLogBytes))
         } catch {
             if (error as? DatabaseError)?.isDamage == true { try? reopen(isDamaged: true) }
@@ -317,7 +311,7 @@ final class HistoryStore: Sendable {
     }
 
     /// What could not be written waits again, in front of what came since.
-    private func putBack(_ batch: [Entry], _ totals: RequestTotals, _ clears: Int) {
+    private func putBack(_ batch: [Shared<StoredRequest>], _ totals: RequestTotals, _ clears: Int) {
         state.withLock { state in
             guard state.clears == clears else { return }
             state.unwritten = totals + state.unwritten
