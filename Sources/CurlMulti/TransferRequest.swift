@@ -2,13 +2,13 @@ import CCurl
 import Glibc
 
 /// One HTTP request to make. Everything in it is immutable and may be shared by many transfers.
-package struct TransferRequest: Sendable {
+package final class TransferRequest: Sendable {
     package enum Method: Sendable { case get, post }
-    package var method: Method
-    package var target: TransferTarget
-    package var headers: HeaderList
-    package var body: RequestBody?
-    package var timers: TransferTimers
+    let method: Method
+    let target: TransferTarget
+    let headers: HeaderList
+    let body: RequestBody?
+    let timers: TransferTimers
 
     package init(
         method: Method, target: TransferTarget, headers: HeaderList, body: RequestBody? = nil,

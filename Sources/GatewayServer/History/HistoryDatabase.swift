@@ -136,17 +136,17 @@ final class HistoryDatabase: Sendable {
     /// Writes rows and adds to the totals, all or nothing.
     /// - Returns: what the totals have come to.
     func write(
-        _ requests: some Collection<StoredRequest>, adding totals: RequestTotals
+        _ requests: [Shared<StoredRequest>], adding totals: RequestTotals
     ) throws -> (totals: RequestTotals, rows: Int) {
         try connections.write { db in
             let insert = try db.cachedStatement(sql: Self.insertSQL)
             var numbers = NameNumbers(names)
             for request in requests {
                 do {
-                    try row(request, id: request.id, insert, &numbers).insert(db)
+                    try row(request.value, id: request.id, insert, &numbers).insert(db)
                 } catch let error as DatabaseError where error.resultCode == .SQLITE_CONSTRAINT {
                     // Another process of the gateway had a request in the same microsecond.
-                    try row(request, id: request.id + Int64.random(in: 1...1000), insert, &numbers).insert(db)
+                    try row(request.value, id: request.id + Int64.random(in: 1...1000), insert, &numbers).insert(db)
                 }
             }
             try db.execute(

@@ -300,7 +300,7 @@ final class HistoryStore: Sendable {
             if database.withLock({ $0?.isInPlace }) != true { try reopen() }
             guard let database = database.withLock({ $0 }) else { return }
             if mustClear { try database.clear() }
-            noteWritten(try database.write(batch.lazy.map(\.value), adding: totals), clears)
+            noteWritten(try database.write(batch, adding: totals), clears)
             note(heldLog: database.heldLog(over: Self.maxLogBytes))
         } catch {
             if (error as? DatabaseError)?.isDamage == true { try? reopen(isDamaged: true) }
