@@ -31,7 +31,7 @@ final class CurlLoop {
 
     private static let eventsPerTurn = 64
     /// A new connection takes as long as eight events: a thousand of them at once would hold up every stream.
-    private static let startsPerTurn = 8
+    private static let startsPerTurn = 16
     private static let maxSpareHandles = 64
 
     init(mailbox: Mailbox, configuration: CurlEngineConfiguration, epoll: Int32) {
