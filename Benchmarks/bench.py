@@ -160,6 +160,28 @@ def streams(server, path, count, body, tools):
     }
 
 
+def stream_round(folder, binary, count, tokens, servers) -> dict:
+    """Each path with servers that have just started. The floor gives its reply whole: it has a part where that is one
+    token."""
+    ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
+    up, px, fl, gw = free_ports(4)
+    upstream = [folder / "stream_up", "-p", str(up), "-n", str(tokens), "-u", "20000", "-q"]
+    servers.append(Server("upstream", up, upstream))
+    paths = {"nginx": (proxy(folder, "nginx", px, up), "/api/chat", ask)}
+    servers.append(paths["nginx"][0])
+    if tokens == 1:
+        floor = Server("floor", fl, [folder / "libcurl_limit", str(fl), f"http://127.0.0.1:{up}/api/chat"])
+        servers.append(floor)
+        paths["libcurl floor"] = (floor, "/api/chat", ask)
+    paths["gateway"] = (gateway(folder, binary, gw, up), "/webllm/api/infer", '{"prompt":"x","stream":true}')
+    servers.append(paths["gateway"][0])
+    figures = {name: streams(server, path, count, body, folder) for name, (server, path, body) in paths.items()}
+    for server in servers:
+        server.stop()
+    servers.clear()
+    return figures
+
+
 def median_of_rounds(rounds, measurements):
     """Runs the measurements in turn, several times, and gives the median of each figure."""
     results = {name: [] for name in measurements}
@@ -222,26 +244,16 @@ def main():
             for server in servers:
                 server.stop()
             servers.clear()
-            for count in (100, 1000):
-                results = {"gateway": [], "nginx": []}
+            for count, tokens in ((100, 100), (1000, 100), (1000, 1)):
+                results = {}
                 for _ in range(rounds):
-                    up, px, gw = free_ports(3)
-                    servers.append(Server("upstream", up, [
-                        folder / "stream_up", "-p", str(up), "-n", "100", "-u", "20000", "-q"]))
-                    servers.append(proxy(folder, "nginx", px, up))
-                    servers.append(gateway(folder, arguments.gateway, gw, up))
-                    ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
-                    results["nginx"].append(streams(servers[1], "/api/chat", count, ask, folder))
-                    ask = '{"prompt":"x","stream":true}'
-                    results["gateway"].append(streams(servers[2], "/webllm/api/infer", count, ask, folder))
-                    for server in servers:
-                        server.stop()
-                    servers.clear()
+                    for name, figures in stream_round(folder, arguments.gateway, count, tokens, servers).items():
+                        results.setdefault(name, []).append(figures)
                 medians = {
                     name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
                     for name, runs in results.items()}
-                everything[f"streams {count}"] = medians
-                print_table(f"{count} streams of 100 tokens, 20 ms apart", medians)
+                everything[f"streams {count} of {tokens}"] = medians
+                print_table(f"{count} streams of {tokens} token{'s' * (tokens > 1)}, 20 ms apart", medians)
         finally:
             for server in servers:
                 server.stop()

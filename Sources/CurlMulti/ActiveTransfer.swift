@@ -33,7 +33,7 @@ final class ActiveTransfer {
 
     private var reader: ResponseHeadReader
     /// For the receiver: taken at the end of the turn.
-    var news = TransferNews()
+    var update = TransferUpdate()
     var isDirty = false
     /// Outlives every transfer of its own.
     private unowned let loop: CurlLoop
@@ -75,8 +75,8 @@ final class ActiveTransfer {
         switch reader.read(line) {
         case .more: return true
         case .head(let head):
-            news.head = head
-            if let easy { news.connectTime = EasyHandle.connectTime(easy) }
+            update.head = head
+            if let easy { update.connectTime = EasyHandle.connectTime(easy) }
             loop.markDirty(self)
             return true
         case .tooLarge:
@@ -94,8 +94,8 @@ final class ActiveTransfer {
         }
         noteBytes()
         unacknowledged += bytes.count
-        if news.body.isEmpty { news.body.reserveCapacity(bytes.count) }
-        news.body.append(contentsOf: bytes)
+        if update.body.isEmpty { update.body.reserveCapacity(bytes.count) }
+        update.body.append(contentsOf: bytes)
         loop.markDirty(self)
         return true
     }
@@ -116,9 +116,9 @@ final class ActiveTransfer {
         return true
     }
 
-    func takeNews() -> TransferNews {
-        defer { news = TransferNews() }
-        return news
+    func takeUpdate() -> TransferUpdate {
+        defer { update = TransferUpdate() }
+        return update
     }
 
     /// The timer that fires next, and when; nil where none runs.

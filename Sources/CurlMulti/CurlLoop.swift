@@ -277,7 +277,7 @@ final class CurlLoop {
             if spareHandles.count < Self.maxSpareHandles { spareHandles.append(easy) } else { curl_easy_cleanup(easy) }
             transfer.easy = nil
         }
-        transfer.news.end = result
+        transfer.update.end = result
         deliver(transfer)
     }
 
@@ -285,7 +285,7 @@ final class CurlLoop {
         for transfer in transfers.values { end(transfer, code: CURLE_OK, ownReason: .cancelled) }
         flush()
         for case .start(_, _, let receiver, let queue) in commands[nextCommand...] + mailbox.close() {
-            queue.deliver([Delivery(receiver: receiver, news: TransferNews(end: .endedBeforeStart))])
+            queue.deliver([Delivery(receiver: receiver, update: TransferUpdate(end: .endedBeforeStart))])
         }
     }
 
@@ -307,7 +307,7 @@ final class CurlLoop {
 
     private func deliver(_ transfer: ActiveTransfer) {
         transfer.isDirty = false
-        outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, news: transfer.takeNews()))
+        outboxes[transfer.outbox].batch.append(Delivery(receiver: transfer.receiver, update: transfer.takeUpdate()))
     }
 
     private func flush() {

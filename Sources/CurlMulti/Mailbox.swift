@@ -44,7 +44,7 @@ final class Mailbox: Sendable {
             _ = write(eventFD, &one, 8)
         }
         if refused, case .start(_, _, let receiver, let queue) = command {
-            queue.deliver([Delivery(receiver: receiver, news: TransferNews(end: .endedBeforeStart))])
+            queue.deliver([Delivery(receiver: receiver, update: TransferUpdate(end: .endedBeforeStart))])
         }
     }
 

@@ -138,7 +138,7 @@ final class LoopDelivery: DeliveryQueue {
 
     func deliver(_ batch: [Delivery]) {
         eventLoop.execute {
-            for delivery in batch { delivery.receiver.receive(delivery.news) }
+            for delivery in batch { delivery.receiver.receive(delivery.update) }
         }
     }
 }

@@ -1,4 +1,5 @@
 import CurlMulti
+import Dispatch
 import Support
 import Testing
 
@@ -92,20 +93,35 @@ struct CancelTests {
         await upstream.close()
     }
 
-    /// The loop begins a few in each turn: those that still wait, or come during the shutdown, end too.
+    /// The loop begins a few in each turn: those that still wait behind a shutdown end too.
     @Test func shutdownEndsTransfersThatHaveNotBegun() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
+            try await connection.reply(body: "x")
             await connection.untilClosed()
         }
         let engine = try CurlEngine()
-        let begun = (0..<200).map { _ in engine.get(upstream.port).1 }
-        let during = Task.detached { (0..<200).map { _ in engine.get(upstream.port).1 } }
-        engine.shutdown()
-        for recorder in begun + (await during.value) {
+        // The loop stands still in a delivery, so that what is posted meanwhile comes to it in one piece.
+        let (held, release) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+        let first = TransferRecorder(onBody: { _ in
+            held.signal()
+            release.wait()
+        })
+        _ = engine.run(.get, upstream.port, host: "127.0.0.1", body: nil, timers: .init(), recorder: first)
+        await withCheckedContinuation { continuation in
+            DispatchQueue.global().async {
+                held.wait()
+                continuation.resume()
+            }
+        }
+        let stopped = Task.detached { engine.shutdown() }
+        let recorders = (0..<2000).map { _ in engine.get(upstream.port).1 }
+        release.signal()
+        for recorder in recorders {
             #expect(await recorder.end().failure?.reason == .cancelled)
             #expect(recorder.seen.ends.count == 1)
         }
+        await stopped.value
         await upstream.close()
     }
 }

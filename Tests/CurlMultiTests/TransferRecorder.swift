@@ -28,16 +28,16 @@ final class TransferRecorder: TransferReceiver, DeliveryQueue {
     var seen: Seen { state.withLock { $0.seen } }
 
     func deliver(_ batch: [Delivery]) {
-        for delivery in batch { delivery.receiver.receive(delivery.news) }
+        for delivery in batch { delivery.receiver.receive(delivery.update) }
     }
 
-    func receive(_ news: TransferNews) {
-        if !news.body.isEmpty { onBody?(news.body.count) }
+    func receive(_ update: TransferUpdate) {
+        if !update.body.isEmpty { onBody?(update.body.count) }
         let ready = state.withLock { state in
-            if let head = news.head { state.seen.head = head }
-            state.seen.bodyBytes += news.body.count
-            if keepsBody { state.seen.body += news.body }
-            if let result = news.end { state.seen.ends.append(result) }
+            if let head = update.head { state.seen.head = head }
+            state.seen.bodyBytes += update.body.count
+            if keepsBody { state.seen.body += update.body }
+            if let result = update.end { state.seen.ends.append(result) }
             let seen = state.seen
             let ready = state.waiters.filter { $0.test(seen) }
             state.waiters.removeAll { $0.test(seen) }

@@ -109,15 +109,15 @@ private final class PieceReceiver: TransferReceiver, DeliveryQueue {
         self.address = address
     }
 
-    func deliver(_ batch: [Delivery]) { for delivery in batch { delivery.receiver.receive(delivery.news) } }
+    func deliver(_ batch: [Delivery]) { for delivery in batch { delivery.receiver.receive(delivery.update) } }
 
-    func receive(_ news: TransferNews) {
-        if let head = news.head {
+    func receive(_ update: TransferUpdate) {
+        if let head = update.head {
             status.withLock { $0 = head.status }
             pass([])
         }
-        if !news.body.isEmpty { pass(news.body) }
-        if let result = news.end {
+        if !update.body.isEmpty { pass(update.body) }
+        if let result = update.end {
             let failure = result.failure.map { failure in
                 GatewayClient.Failure(
                     address: address, reason: failure.reason.rawValue, isCutOff: status.withLock { $0 } != 0)

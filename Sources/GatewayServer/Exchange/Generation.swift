@@ -376,44 +376,44 @@ actor Generation {
 
     /// What came of an attempt's transfer. Handled here and now, without waking the task: a stream has some for each
     /// token. What comes after the attempt's end is let go.
-    func receive(attempt: Int, _ news: TransferNews) {
+    func receive(attempt: Int, _ update: TransferUpdate) {
         guard attempt == self.attempt else { return }
-        if news.end != nil { isTransferOver = true }
-        if let departure { return note(news, after: departure) }
-        guard let reply, let followed = handle(news, reply) else { return }
+        if update.end != nil { isTransferOver = true }
+        if let departure { return note(update, after: departure) }
+        guard let reply, let followed = handle(update, reply) else { return }
         self.reply = nil
         post(.attemptEnded(followed))
     }
 
     /// The client is gone; what its transfer still brings is only counted, up to its end, when the upstream's connection
     /// is closed.
-    private func note(_ news: TransferNews, after departure: Departure) {
+    private func note(_ update: TransferUpdate, after departure: Departure) {
         if let reply = departure.reply, reply.status == 200 {
             var late: [UpstreamEvent] = []
-            reply.decoder.feed(news.body, parser: loop.value.parser, into: &late)
+            reply.decoder.feed(update.body, parser: loop.value.parser, into: &late)
             let pieces = late.count { if case .content = $0 { true } else { false } }
             if pieces > 0 { gateway.metrics.lateTokens(departure.upstream, pieces) }
         }
-        if news.end != nil { gateway.metrics.cancelled(departure.phase, after: .now - departure.time) }
+        if update.end != nil { gateway.metrics.cancelled(departure.phase, after: .now - departure.time) }
     }
 
     /// - Returns: the attempt's end, where this was it.
-    private func handle(_ news: TransferNews, _ reply: AttemptReply) -> Followed? {
-        if let head = news.head {
+    private func handle(_ update: TransferUpdate, _ reply: AttemptReply) -> Followed? {
+        if let head = update.head {
             reply.head = head
             reply.status = head.status
-            trace.connectTime = news.connectTime
+            trace.connectTime = update.connectTime
         }
-        if !news.body.isEmpty {
+        if !update.body.isEmpty {
             if reply.status == 200 {
-                reply.decoder.feed(news.body, parser: loop.value.parser, into: &events)
+                reply.decoder.feed(update.body, parser: loop.value.parser, into: &events)
                 if let followed = handleEvents() { return followed }
             } else {
-                reply.errorBody.append(contentsOf: news.body.prefix(Self.maxErrorBody - reply.errorBody.count))
+                reply.errorBody.append(contentsOf: update.body.prefix(Self.maxErrorBody - reply.errorBody.count))
             }
-            acknowledge(news.body.count)
+            acknowledge(update.body.count)
         }
-        guard let result = news.end else { return nil }
+        guard let result = update.end else { return nil }
         trace.connectTime = result.connectTime
         if let failure = result.failure { return Followed(outcome: Self.outcome(of: failure), hasEnded: true) }
         guard reply.status == 200 else {
@@ -639,7 +639,7 @@ private final class AttemptReceiver: TransferReceiver {
         self.attempt = attempt
     }
 
-    func receive(_ news: TransferNews) {
-        generation.assumeIsolated { $0.receive(attempt: attempt, news) }
+    func receive(_ update: TransferUpdate) {
+        generation.assumeIsolated { $0.receive(attempt: attempt, update) }
     }
 }

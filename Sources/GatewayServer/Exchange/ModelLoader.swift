@@ -106,13 +106,13 @@ private final class LoadReceiver: TransferReceiver {
 
     init(_ done: @escaping @Sendable (AttemptFailure?) -> Void) { self.done = done }
 
-    func receive(_ news: TransferNews) {
+    func receive(_ update: TransferUpdate) {
         let (head, body) = state.withLock { state in
-            if let head = news.head { state.head = head }
-            if state.body.count < 64 << 10 { state.body += news.body }
+            if let head = update.head { state.head = head }
+            if state.body.count < 64 << 10 { state.body += update.body }
             return (state.head, state.body)
         }
-        guard let result = news.end else { return }
+        guard let result = update.end else { return }
         if let failure = result.failure {
             done(failure.reason == .totalTimer ? .firstTokenTimer : AttemptFailure(failure))
         } else if head.status != 200 {

@@ -205,15 +205,15 @@ private final class Completion {
         self.done = done
     }
 
-    func receive(_ news: TransferNews) {
-        if let head = news.head { status = head.status }
-        if body.count < maxBody { body.append(contentsOf: news.body) }
-        if let result = news.end { done(status, result.failure?.reason.rawValue, body) }
+    func receive(_ update: TransferUpdate) {
+        if let head = update.head { status = head.status }
+        if body.count < maxBody { body.append(contentsOf: update.body) }
+        if let result = update.end { done(status, result.failure?.reason.rawValue, body) }
     }
 }
 
 private final class ProbeReceiver: TransferReceiver {
     private let completion: NIOLoopBound<Completion>
     init(_ completion: NIOLoopBound<Completion>) { self.completion = completion }
-    func receive(_ news: TransferNews) { completion.value.receive(news) }
+    func receive(_ update: TransferUpdate) { completion.value.receive(update) }
 }

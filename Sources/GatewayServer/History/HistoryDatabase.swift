@@ -140,13 +140,12 @@ final class HistoryDatabase: Sendable {
     ) throws -> (totals: RequestTotals, rows: Int) {
         try connections.write { db in
             let insert = try db.cachedStatement(sql: Self.insertSQL)
-            var numbers = NameNumbers(names)
             for request in requests {
                 do {
-                    try row(request.value, id: request.id, insert, &numbers).insert(db)
+                    try row(request.value, id: request.id, insert).insert(db)
                 } catch let error as DatabaseError where error.resultCode == .SQLITE_CONSTRAINT {
                     // Another process of the gateway had a request in the same microsecond.
-                    try row(request.value, id: request.id + Int64.random(in: 1...1000), insert, &numbers).insert(db)
+                    try row(request.value, id: request.id + Int64.random(in: 1...1000), insert).insert(db)
                 }
             }
             try db.execute(
@@ -165,39 +164,19 @@ final class HistoryDatabase: Sendable {
     private static let insertSQL =
         "INSERT INTO request VALUES (" + Array(repeating: "?", count: 25).joined(separator: ",") + ")"
 
-    /// The numbers of names. Most rows have those of the row before, found without hashing.
-    private struct NameNumbers {
-        private let names: [String: Int]
-        private var last: [(name: String, number: Int?)]
-
-        enum Column: Int, CaseIterable { case model, upstream, mode }
-
-        init(_ names: [String: Int]) {
-            self.names = names
-            last = Column.allCases.map { _ in ("", names[""]) }
-        }
-
-        mutating func find(_ name: String, _ column: Column) -> Int? {
-            if last[column.rawValue].name != name { last[column.rawValue] = (name, names[name]) }
-            return last[column.rawValue].number
-        }
-    }
-
-    private func row(
-        _ request: StoredRequest, id: Int64, _ insert: Statement, _ numbers: inout NameNumbers
-    ) -> RowBinder {
+    private func row(_ request: StoredRequest, id: Int64, _ insert: Statement) -> RowBinder {
         var row = RowBinder(insert)
-        func name(_ text: String, _ column: NameNumbers.Column) {
-            if let number = numbers.find(text, column) { row.bind(number) } else { row.bind(text) }
+        func name(_ text: String) {
+            if let number = names[text] { row.bind(number) } else { row.bind(text) }
         }
         func tenths(_ duration: Duration?) { row.bind(duration.map { $0.nanoseconds / 100_000 }) }
         row.bind(id)
         if let uuid = UUIDBytes.pack(request.requestID) { row.bind(uuid) } else { row.bind(request.requestID) }
         row.bind(request.route == "batch" ? 1 : 0)
         if let address = AddressText.pack(request.client) { row.bind(address) } else { row.bind(request.client) }
-        name(request.model, .model)
-        if let upstream = request.upstream { name(upstream, .upstream) } else { row.bindNull() }
-        name(request.mode, .mode)
+        name(request.model)
+        if let upstream = request.upstream { name(upstream) } else { row.bindNull() }
+        name(request.mode)
         row.bind(request.status)
         row.bind(Self.outcomes.firstIndex(of: request.outcome) ?? 0)
         row.bind(request.error)

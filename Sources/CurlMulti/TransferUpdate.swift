@@ -1,8 +1,8 @@
 /// What a turn of its loop brought for one transfer, in this order. Of all that come to a receiver at most one has a head,
-/// and exactly one, the last, an end. One piece of news for a small reply: each costs a request half a microsecond.
-package struct TransferNews: Sendable {
+/// and exactly one, the last, an end. A small reply is mostly one update: each is a call on another thread.
+package struct TransferUpdate: Sendable {
     package var head: ResponseHead?
-    /// With the head: until the connection was up, next to nothing on a reused one.
+    /// With the head; see ``TransferResult/connectTime``.
     package var connectTime: Duration = .zero
     /// May be empty.
     package var body: [UInt8] = []
@@ -11,7 +11,7 @@ package struct TransferNews: Sendable {
 
 /// Receives what comes of one transfer, on the thread its ``DeliveryQueue`` brings it to.
 package protocol TransferReceiver: AnyObject, Sendable {
-    func receive(_ news: TransferNews)
+    func receive(_ update: TransferUpdate)
 }
 
 /// The way to one consumer thread, such as an event loop. Called on a loop thread, at most once a turn, with all that
@@ -22,7 +22,7 @@ package protocol DeliveryQueue: AnyObject, Sendable {
 
 package struct Delivery: Sendable {
     package let receiver: any TransferReceiver
-    package let news: TransferNews
+    package let update: TransferUpdate
 }
 
 /// The final (not 1xx) head of a reply. Only the fields that somebody reads are kept, bounded.
@@ -44,7 +44,7 @@ package struct ResponseHead: Sendable, Equatable {
 /// success for many damaged replies, so the caller judges by the body's own end.
 package struct TransferResult: Sendable {
     package var failure: TransferFailure?
-    /// Until the connection was up; zero on a reused one.
+    /// Until the connection was up; on a reused one the few microseconds until it was found.
     package var connectTime: Duration
     /// Until the first byte of the reply; zero where none came.
     package var firstByteTime: Duration
