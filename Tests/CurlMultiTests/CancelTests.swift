@@ -1,7 +1,8 @@
-import CurlMulti
 import Dispatch
 import Support
 import Testing
+
+@testable import CurlMulti
 
 /// A cancel ends a transfer in whatever phase it is, with exactly one end, and closes the upstream's connection.
 @Suite(.timeLimit(.minutes(1)))
@@ -100,28 +101,34 @@ struct CancelTests {
             try await connection.reply(body: "x")
             await connection.untilClosed()
         }
-        let engine = try CurlEngine()
         // The loop stands still in a delivery, so that what is posted meanwhile comes to it in one piece.
         let (held, release) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
         let first = TransferRecorder(onBody: { _ in
             held.signal()
             release.wait()
         })
-        _ = engine.run(.get, upstream.port, host: "127.0.0.1", body: nil, timers: .init(), recorder: first)
-        await withCheckedContinuation { continuation in
-            DispatchQueue.global().async {
-                held.wait()
-                continuation.resume()
-            }
+        let loop = try LoopThread(.init())
+        let request = TransferRequest.example(.get, upstream.port)
+        loop.mailbox.post(.start(0, request, first, first))
+        await blocking { held.wait() }
+        let recorders = (0..<100).map { _ in TransferRecorder() }
+        loop.mailbox.post(.shutdown)
+        for (id, recorder) in zip(UInt64(1)..., recorders) {
+            loop.mailbox.post(.start(id, request, recorder, recorder))
         }
-        let stopped = Task.detached { engine.shutdown() }
-        let recorders = (0..<2000).map { _ in engine.get(upstream.port).1 }
         release.signal()
-        for recorder in recorders {
-            #expect(await recorder.end().failure?.reason == .cancelled)
-            #expect(recorder.seen.ends.count == 1)
-        }
-        await stopped.value
+        await blocking { loop.join() }
+        for recorder in recorders { #expect(recorder.seen.ends.map(\.failure?.reason) == [.cancelled]) }
         await upstream.close()
+    }
+}
+
+/// Does what blocks on a thread of its own, so that no thread of the concurrency pool stands still.
+private func blocking(_ work: @escaping @Sendable () -> Void) async {
+    await withCheckedContinuation { continuation in
+        DispatchQueue.global().async {
+            work()
+            continuation.resume()
+        }
     }
 }

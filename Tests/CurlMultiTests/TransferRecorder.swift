@@ -78,10 +78,19 @@ extension CurlEngine {
         _ method: TransferRequest.Method, _ port: Int, host: String, body: String?, timers: TransferTimers,
         recorder: TransferRecorder = TransferRecorder()
     ) -> (Transfer, TransferRecorder) {
-        let request = TransferRequest(
+        let request = TransferRequest.example(method, port, host: host, body: body, timers: timers)
+        return (start(request, receiver: recorder, on: recorder), recorder)
+    }
+}
+
+extension TransferRequest {
+    /// A request for `/x`.
+    static func example(
+        _ method: Method, _ port: Int, host: String = "127.0.0.1", body: String? = nil, timers: TransferTimers = .init()
+    ) -> TransferRequest {
+        TransferRequest(
             method: method, target: TransferTarget(isTLS: false, host: host, port: port, path: "/x"),
             headers: HeaderList([("X-Test", "yes")])!,
             body: body.map { text in Array(text.utf8).withUnsafeBytes { RequestBody(copying: $0) } }, timers: timers)
-        return (start(request, receiver: recorder, on: recorder), recorder)
     }
 }
