@@ -146,10 +146,12 @@ final class CurlLoop {
         watched[fd] = events
     }
 
-    /// curl is done with a connection; closing takes it out of the epoll.
-    func closeSocket(_ fd: curl_socket_t) -> Int32 {
+    /// What was watched under this number was another socket, whose closing took it out of the epoll: curl tells of no
+    /// closing of a socket that was still connecting (CURLOPT_CLOSESOCKETFUNCTION is not called for it in 7.88).
+    func openSocket(_ address: curl_sockaddr) -> curl_socket_t {
+        let fd = socket(address.family, address.socktype | Int32(SOCK_CLOEXEC.rawValue), address.`protocol`)
         watched[fd] = nil
-        return close(fd)
+        return fd
     }
 
     // MARK: Commands

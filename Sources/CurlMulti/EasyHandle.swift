@@ -35,10 +35,9 @@ enum EasyHandle {
         ccurl_set_prereq_callback(easy) { context, _, _, _, _ in
             ActiveTransfer.from(context).mayContinueToSend() ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
         }
-        // Belongs to a connection, which may outlive this handle, but not the loop.
-        ccurl_set_pointer(easy, CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(loop).toOpaque())
-        ccurl_set_close_callback(easy) { context, fd in
-            Unmanaged<CurlLoop>.fromOpaque(context!).takeUnretainedValue().closeSocket(fd)
+        ccurl_set_pointer(easy, CURLOPT_OPENSOCKETDATA, Unmanaged.passUnretained(loop).toOpaque())
+        ccurl_set_open_callback(easy) { context, _, address in
+            Unmanaged<CurlLoop>.fromOpaque(context!).takeUnretainedValue().openSocket(address!.pointee)
         }
         return easy
     }

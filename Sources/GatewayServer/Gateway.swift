@@ -164,9 +164,11 @@ package final class Gateway: Sendable {
 
     func setInstalled(_ id: UpstreamID, _ models: [String]) { table.withLock { $0.setInstalled(id, models) } }
 
-    func setLoaded(_ id: UpstreamID, _ models: LoadedModels) { table.withLock { $0.setLoaded(id, models) } }
+    func setLoaded(_ id: UpstreamID, _ models: LoadedModels, asked: MonotonicTime) {
+        table.withLock { $0.setLoaded(id, models, asked: asked) }
+    }
 
-    func noteLoaded(_ id: UpstreamID, _ model: String) { table.withLock { $0.noteLoaded(id, model) } }
+    func noteLoaded(_ id: UpstreamID, _ model: String) { table.withLock { $0.noteLoaded(id, model, now: .now) } }
 
     var loader: ModelLoader {
         loaderBox.withLock { box in

@@ -99,8 +99,7 @@ struct DamagedReplyTests {
         }
         let engine = try CurlEngine()
         let recorder = TransferRecorder(keepsBody: false)
-        let (transfer, _) = engine.run(
-            .get, upstream.port, host: "127.0.0.1", body: nil, timers: .init(), recorder: recorder)
+        let (transfer, _) = engine.run(.example(.get, upstream.port), recorder: recorder)
         await recorder.until { $0.bodyBytes >= 256 << 10 }
         // Another transfer goes its whole way meanwhile: the loop is not held up.
         let other = try await FakeUpstream.start { connection in

@@ -52,6 +52,29 @@ struct TimerTests {
         await upstream.close()
     }
 
+    /// The sockets that curl gave up have numbers that the next ones get: those must be watched all the same.
+    @Test(arguments: [false, true]) func connectEndsAndHindersNoLaterTransfer(isTLS: Bool) async throws {
+        let dead = try await FullListener.start()
+        let silent = try await FakeUpstream.start { connection in await connection.untilClosed() }
+        let upstream = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(body: "x") }
+        }
+        let engine = try CurlEngine()
+        let port = isTLS ? silent.port : dead.port
+        for _ in 0..<3 {
+            let given = (0..<5).map { _ in
+                engine.get(port, isTLS: isTLS, timers: TransferTimers(connect: Self.short)).1
+            }
+            for recorder in given { #expect(await recorder.end().failure?.reason == .connectTimer) }
+            let later = (0..<10).map { _ in engine.get(upstream.port, timers: TransferTimers(total: .seconds(10))).1 }
+            for recorder in later { #expect(await recorder.end().failure == nil) }
+        }
+        engine.shutdown()
+        await upstream.close()
+        await silent.close()
+        await dead.close()
+    }
+
     @Test func connectCoversALookUpThatHangs() async throws {
         let engine = try CurlEngine()
         let (_, recorder) = engine.get(

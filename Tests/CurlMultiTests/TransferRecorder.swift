@@ -65,31 +65,31 @@ final class TransferRecorder: TransferReceiver, DeliveryQueue {
 }
 
 extension CurlEngine {
-    func get(_ port: Int, host: String = "127.0.0.1", timers: TransferTimers = .init()) -> (Transfer, TransferRecorder)
-    {
-        run(.get, port, host: host, body: nil, timers: timers)
+    func get(
+        _ port: Int, host: String = "127.0.0.1", isTLS: Bool = false, timers: TransferTimers = .init()
+    ) -> (Transfer, TransferRecorder) {
+        run(.example(.get, port, host: host, isTLS: isTLS, timers: timers))
     }
 
     func post(_ port: Int, _ body: String, timers: TransferTimers = .init()) -> (Transfer, TransferRecorder) {
-        run(.post, port, host: "127.0.0.1", body: body, timers: timers)
+        run(.example(.post, port, body: body, timers: timers))
     }
 
     func run(
-        _ method: TransferRequest.Method, _ port: Int, host: String, body: String?, timers: TransferTimers,
-        recorder: TransferRecorder = TransferRecorder()
+        _ request: TransferRequest, recorder: TransferRecorder = TransferRecorder()
     ) -> (Transfer, TransferRecorder) {
-        let request = TransferRequest.example(method, port, host: host, body: body, timers: timers)
-        return (start(request, receiver: recorder, on: recorder), recorder)
+        (start(request, receiver: recorder, on: recorder), recorder)
     }
 }
 
 extension TransferRequest {
     /// A request for `/x`.
     static func example(
-        _ method: Method, _ port: Int, host: String = "127.0.0.1", body: String? = nil, timers: TransferTimers = .init()
+        _ method: Method, _ port: Int, host: String = "127.0.0.1", isTLS: Bool = false, body: String? = nil,
+        timers: TransferTimers = .init()
     ) -> TransferRequest {
         TransferRequest(
-            method: method, target: TransferTarget(isTLS: false, host: host, port: port, path: "/x"),
+            method: method, target: TransferTarget(isTLS: isTLS, host: host, port: port, path: "/x"),
             headers: HeaderList([("X-Test", "yes")])!,
             body: body.map { text in Array(text.utf8).withUnsafeBytes { RequestBody(copying: $0) } }, timers: timers)
     }

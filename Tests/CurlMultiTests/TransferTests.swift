@@ -80,7 +80,7 @@ struct TransferTests {
     @Test func twoThousandStreamsRunOnOneLoop() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
-            try await connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            try await connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
             for _ in 0..<5 { try await connection.chunk("token") }
             try await connection.send("0\r\n\r\n")
         }

@@ -71,7 +71,7 @@ struct RoutingPolicyTests {
         table.setInstalled(UpstreamID(index: 1), ["m:latest"])
         #expect(choose(&table) == 1)
         settle(&table, 1, AttemptReport(.neutral))
-        table.setLoaded(UpstreamID(index: 2), .models(["m:latest"]))
+        table.setLoaded(UpstreamID(index: 2), .models(["m:latest"]), asked: at(0))
         #expect(choose(&table) == 2)
     }
 
@@ -188,15 +188,15 @@ struct RoutingPolicyTests {
         var table = table(.priority)
         let first = UpstreamID(index: 0)
         #expect(!table.isCold(first, model: "m"), "nothing is known")
-        table.setLoaded(first, .models([]))
+        table.setLoaded(first, .models([]), asked: at(0))
         #expect(!table.isCold(first, model: "m"), "not up")
         _ = table.probeFinished(first, success: true, now: at(0))
         #expect(table.isCold(first, model: "m"))
-        table.noteLoaded(first, "m")
+        table.noteLoaded(first, "m", now: at(1))
         #expect(!table.isCold(first, model: "m"))
-        table.setLoaded(first, .hanging)
+        table.setLoaded(first, .hanging, asked: at(2))
         #expect(table.isCold(first, model: "m"))
-        table.setLoaded(UpstreamID(index: 1), .models(["m"]))
+        table.setLoaded(UpstreamID(index: 1), .models(["m"]), asked: at(2))
         #expect(table.isLoadedElsewhere(request(1), than: first, now: at(0)))
     }
 
@@ -204,12 +204,15 @@ struct RoutingPolicyTests {
         var table = table(.priority)
         let first = UpstreamID(index: 0)
         _ = table.probeFinished(first, success: true, now: at(0))
-        table.setLoaded(first, .models([]))
+        table.setLoaded(first, .models([]), asked: at(0))
         #expect(table.isCold(first, model: "m"))
-        table.noteLoaded(first, "m")
-        table.setLoaded(first, .models([]))
+        table.noteLoaded(first, "m", now: at(2))
+        table.setLoaded(first, .models([]), asked: at(1))
+        #expect(!table.isCold(first, model: "m"), "a list from before the load")
+        #expect(table.isCold(first, model: "other"), "and nothing is concluded from it")
+        table.setLoaded(first, .models([]), asked: at(3))
         #expect(!table.isCold(first, model: "m"), "it was there a moment ago")
-        table.setLoaded(first, .models([]))
+        table.setLoaded(first, .models([]), asked: at(4))
         #expect(!table.isCold(first, model: "other"))
     }
 

@@ -35,9 +35,9 @@ static inline CURLcode ccurl_set_prereq_callback(CURL *easy, ccurl_prereq_callba
     return curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, callback);
 }
 
-typedef int (*ccurl_close_callback)(void *context, curl_socket_t fd);
-static inline CURLcode ccurl_set_close_callback(CURL *easy, ccurl_close_callback callback) {
-    return curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, callback);
+typedef curl_socket_t (*ccurl_open_callback)(void *context, curlsocktype purpose, struct curl_sockaddr *address);
+static inline CURLcode ccurl_set_open_callback(CURL *easy, ccurl_open_callback callback) {
+    return curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, callback);
 }
 
 static inline CURLcode ccurl_get_long(CURL *easy, CURLINFO info, long *value) {

@@ -16,6 +16,8 @@ struct UpstreamEntry: Sendable {
     var loaded: LoadedModels = .unknown
     /// Models that the gateway loaded since the last list.
     private var justLoaded: [String] = []
+    /// When the last of them was loaded: a list that was asked for before is older than what is known.
+    private var loadedAt: MonotonicTime?
     /// Its list lacked a model right after its load: some servers that speak Ollama's API list none, and others unload at
     /// once. Nothing is concluded from their lists.
     private var listMisleads = false
@@ -77,7 +79,8 @@ struct UpstreamEntry: Sendable {
         }
     }
 
-    mutating func noteList(_ models: LoadedModels) {
+    mutating func noteList(_ models: LoadedModels, asked: MonotonicTime) {
+        if let loadedAt, asked < loadedAt { return }
         if case .models(let names) = models, !justLoaded.isEmpty {
             listMisleads = justLoaded.contains { model in !names.contains { Self.isSame($0, model) } }
             justLoaded = []
@@ -85,9 +88,10 @@ struct UpstreamEntry: Sendable {
         loaded = listMisleads ? .unknown : models
     }
 
-    mutating func noteLoad(_ model: String) {
+    mutating func noteLoad(_ model: String, now: MonotonicTime) {
         guard !listMisleads else { return }
         justLoaded.append(model)
+        loadedAt = now
         var models: [String] = []
         if case .models(let known) = loaded { models = known }
         if hasLoaded(model) != true { loaded = .models(models + [model]) }

@@ -144,10 +144,15 @@ package struct UpstreamTable: Sendable {
 
     package mutating func setInstalled(_ id: UpstreamID, _ models: [String]) { entries[id.index].installed = models }
 
-    package mutating func setLoaded(_ id: UpstreamID, _ models: LoadedModels) { entries[id.index].noteList(models) }
+    /// - Parameter asked: when the list was asked for.
+    package mutating func setLoaded(_ id: UpstreamID, _ models: LoadedModels, asked: MonotonicTime) {
+        entries[id.index].noteList(models, asked: asked)
+    }
 
     /// The gateway's own load has just ended.
-    package mutating func noteLoaded(_ id: UpstreamID, _ model: String) { entries[id.index].noteLoad(model) }
+    package mutating func noteLoaded(_ id: UpstreamID, _ model: String, now: MonotonicTime) {
+        entries[id.index].noteLoad(model, now: now)
+    }
 
     /// Whether there is evidence that the upstream has yet to load the model: it lives, and its list of loaded models
     /// lacks it or does not come.

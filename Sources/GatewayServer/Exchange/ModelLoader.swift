@@ -38,12 +38,24 @@ final class ModelLoader: Sendable {
         _ model: String, on id: UpstreamID, _ endpoint: UpstreamEndpoint, loop: LoopContext, for waiter: Generation?
     ) {
         let key = Key(upstream: id, model: model)
-        let isFirst = loads.withLock { loads in
-            let isFirst = loads[key] == nil
-            loads[key, default: Load()].waiters += waiter.map { [$0] } ?? []
-            return isFirst
+        enum Found { case underWay, ended, nothing }
+        let found: Found = loads.withLock { loads in
+            if loads[key] == nil {
+                // The load that this waiter wanted to join may have ended since it looked.
+                if waiter != nil, !gateway.isCold(id, model: model) { return .ended }
+                loads[key] = Load(waiters: waiter.map { [$0] } ?? [])
+                return .nothing
+            }
+            loads[key]?.waiters += waiter.map { [$0] } ?? []
+            return .underWay
         }
-        guard isFirst else { return }
+        switch found {
+        case .underWay: return
+        case .ended:
+            waiter?.loadEnded(.loaded)
+            return
+        case .nothing: break
+        }
         gateway.logger.info(
             "loading a model", metadata: ["upstream": .string(endpoint.configuration.name), "model": .string(model)])
         let body = UpstreamRequestWriter.load(model: model, keepAlive: endpoint.configuration.warm.keepAlive)
@@ -76,6 +88,8 @@ final class ModelLoader: Sendable {
     }
 
     private func finished(_ key: Key, _ endpoint: UpstreamEndpoint, _ failure: AttemptFailure?, took: Duration) {
+        // Noted first: who finds no load under way must find the model loaded.
+        if failure == nil { gateway.noteLoaded(key.upstream, key.model) }
         let load = loads.withLock { $0.removeValue(forKey: key) } ?? Load()
         var metadata: Logger.Metadata = [
             "upstream": .string(endpoint.configuration.name), "model": .string(key.model),
@@ -85,7 +99,6 @@ final class ModelLoader: Sendable {
             metadata["failure"] = .string(failure.label)
             gateway.logger.warning("a model did not load", metadata: metadata)
         } else {
-            gateway.noteLoaded(key.upstream, key.model)
             gateway.logger.info("model loaded", metadata: metadata)
         }
         for (index, waiter) in load.waiters.enumerated() {

@@ -132,16 +132,17 @@ final class HealthProber {
 
     /// Which models an Ollama has in memory. A server that is loading one may not answer: that is evidence too.
     private func listLoaded() {
+        let asked = MonotonicTime.now
         get(endpoint.configuration.url.basePath + "/api/ps", timeout: Self.loadedTimeout) {
             [self] status, failure, body in
             if failure == TransferFailure.Reason.totalTimer.rawValue {
-                gateway.setLoaded(id, .hanging)
+                gateway.setLoaded(id, .hanging, asked: asked)
             } else if failure == nil, status == 200,
                 let models = ModelListReader.models(body, kind: .ollama, parser: loop.parser)
             {
-                gateway.setLoaded(id, .models(models))
+                gateway.setLoaded(id, .models(models), asked: asked)
             } else {
-                gateway.setLoaded(id, .unknown)  // an old Ollama without the list
+                gateway.setLoaded(id, .unknown, asked: asked)  // an old Ollama without the list
             }
             listModelsIfDue()
         }
