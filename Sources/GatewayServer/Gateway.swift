@@ -21,7 +21,8 @@ package final class Gateway: Sendable {
     private let draining = Atomic<Bool>(false)
     private let connections = Atomic<Int>(0)
     private let adminConnections = Atomic<Int>(0)
-    private let bodyBytes = Atomic<Int>(0)
+    /// Of request bodies in memory, of all connections.
+    let bodyBytes = Atomic<Int>(0)
     private let running = Atomic<Int>(0)
     private let connectionsByAddress = Mutex<[ClientID: Int]>([:])
     private let loaderBox = Mutex<ModelLoader?>(nil)
@@ -293,7 +294,7 @@ package final class Gateway: Sendable {
         }
     }
 
-    /// Request bodies in memory, of all connections.
+    /// For a request body.
     /// - Returns: false where there is no room for so many bytes more.
     func reserve(_ bytes: Int, of limit: Int) -> Bool {
         if bodyBytes.add(bytes, ordering: .relaxed).newValue <= limit { return true }

@@ -427,7 +427,7 @@ struct FramingTests {
     @Test(arguments: ["\r\n", "\n"]) func aConnectionWhoseRequestEndedInAPieceOfItsOwnIsKept(_ end: String) async throws
     {
         try await RunningGateway.run([("u", .ollama, 9)]) {
-            $0.server.headTimeout = .seconds(1)
+            $0.server.headTimeout = .seconds(3)
         } _: { (gateway: RunningGateway) async throws in
             let client = gateway.client
             let whole = Self.get + "\r\n"

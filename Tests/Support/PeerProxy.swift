@@ -7,7 +7,7 @@ package final class PeerProxy {
     package enum Kind: String, CaseIterable, Sendable { case nginx, haproxy }
 
     package let port: Int
-    private let process: Process
+    private let process: ChildProcess
     private let folder: URL
 
     package struct NotListening: Error {
@@ -35,13 +35,11 @@ package final class PeerProxy {
         let found = places.map { "\($0)/\(kind.rawValue)" }.first { FileManager.default.isExecutableFile(atPath: $0) }
         guard let path = found else { return nil }
         self.port = port
-        folder = FileManager.default.temporaryDirectory.appending(path: "peer-\(UUID().uuidString)")
+        let folder = FileManager.default.temporaryDirectory.appending(path: "peer-\(UUID().uuidString)")
+        self.folder = folder
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         let configuration = folder.appending(path: "\(kind.rawValue).conf")
-        process = Process()
-        process.executableURL = URL(fileURLWithPath: path)
-        process.standardError = FileHandle.nullDevice
-        process.standardOutput = FileHandle.nullDevice
+        let arguments: [String]
         switch kind {
         case .nginx:
             let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -52,7 +50,7 @@ package final class PeerProxy {
             http { access_log off; \(temporary)
               server { listen 127.0.0.1:\(port); location / { proxy_pass http://127.0.0.1:\(upstream); } } }
             """.write(to: configuration, atomically: true, encoding: .utf8)
-            process.arguments = ["-c", configuration.path, "-p", folder.path, "-e", "/dev/null"]
+            arguments = ["-c", configuration.path, "-p", folder.path, "-e", "/dev/null"]
         case .haproxy:
             try """
             defaults
@@ -67,9 +65,9 @@ package final class PeerProxy {
               server s 127.0.0.1:\(upstream)
 
             """.write(to: configuration, atomically: true, encoding: .utf8)
-            process.arguments = ["-db", "-f", configuration.path]
+            arguments = ["-db", "-f", configuration.path]
         }
-        try process.run()
+        process = try ChildProcess(path, arguments)
     }
 
     /// One that the system chose a moment ago.
@@ -82,8 +80,7 @@ package final class PeerProxy {
     }
 
     package func stop() {
-        process.terminate()
-        process.waitUntilExit()
+        process.stop()
         try? FileManager.default.removeItem(at: folder)
     }
 }
