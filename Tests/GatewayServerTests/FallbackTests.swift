@@ -73,6 +73,7 @@ struct FallbackTests {
             #expect(!reply.body.contains("secret"))
             #expect(!reply.body.contains("127.0.0.1"))
             #expect(reply.headers["x-gateway-attempts"] == "1")
+            #expect(await gateway.errorsOfOneRequest() == 1)
         }
         await only.close()
     }

@@ -82,6 +82,15 @@ final class RunningGateway: Sendable {
         try server.reload()
     }
 
+    /// What the last hour's chart counts as errors, once it has the first request.
+    func errorsOfOneRequest() async -> Int {
+        while true {
+            let steps = server.gateway.metrics.withSeries { $0.steps(.now) }
+            if steps.contains(where: { $0.requests > 0 }) { return steps.map(\.errors).reduce(0, +) }
+            await Task.yield()
+        }
+    }
+
     func infer(_ prompt: String) async throws -> RawReply {
         try await client.postJSON("/webllm/api/infer", #"{"prompt":"\#(prompt)"}"#)
     }

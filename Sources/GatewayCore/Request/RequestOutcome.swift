@@ -17,4 +17,13 @@ package enum RequestOutcome: String, Sendable, CaseIterable {
     case cancelled
     /// Ended because the gateway stops.
     case drained
+
+    /// Whether the gateway or its upstreams failed the client: not where the client's request was wrong, and not where the
+    /// client or an operator ended it.
+    package var isFailure: Bool {
+        switch self {
+        case .ok, .refused, .clientLeft, .cancelled: false
+        case .fallback, .upstreamsFailed, .overloaded, .cutOff, .drained: true
+        }
+    }
 }

@@ -52,7 +52,7 @@ final class Metrics: Sendable {
     @inline(never)  // Benchmarks/recording.py measures it
     func request(_ record: AccessRecord) {
         if record.isGeneration {
-            series.withLock { $0.request(isError: record.outcome != .ok && record.outcome != .refused, now: .now) }
+            series.withLock { $0.request(isError: record.outcome.isFailure, now: .now) }
         }
         let key = RequestKey(route: record.route, outcome: record.outcome, upstream: record.trace.upstream ?? "")
         state.withLock { state in
