@@ -221,6 +221,23 @@ private func finished(
         #expect(history.store.totals().totals.inferences == 1)
     }
 
+    @Test func whatWasClearedLeavesTheFiles() async throws {
+        let history = try TestHistory()
+        let text = Data("forget me".utf8)
+        for _ in 0..<100 { history.store.record(finished(String(repeating: "forget me ", count: 1000))) }
+        _ = try await history.requests()
+        func files() throws -> [Data] {
+            try ["", "-wal"].map { try Data(contentsOf: URL(fileURLWithPath: history.path + $0)) }
+        }
+        #expect(try files().contains { $0.range(of: text) != nil })
+        history.store.clear()
+        #expect(try await history.requests().isEmpty)
+        #expect(try files().allSatisfy { $0.range(of: text) == nil })
+        #expect(try files().map(\.count).reduce(0, +) < 200_000, "a megabyte of texts was in them")
+        history.store.record(finished("new"))
+        #expect(try await history.requests().map(\.text) == ["new"])
+    }
+
     @Test func textsAreKeptOnlyWhereTheyMayBe() async throws {
         let history = try TestHistory { $0.storeText = false }
         history.store.record(finished("secret"))

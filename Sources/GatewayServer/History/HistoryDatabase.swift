@@ -204,6 +204,8 @@ final class HistoryDatabase: Sendable {
     ]
     private static let policies: [RoutingPolicy] = [.priority, .leastBusy, .fastest, .weighted]
 
+    /// Deletes all rows and begins the totals anew. What was deleted leaves the file too, which gives its room back to the
+    /// disk: at once, or with a later checkpoint where another process reads.
     func clear() throws {
         try connections.write { db in
             try db.execute(sql: "DELETE FROM request")
@@ -211,6 +213,8 @@ final class HistoryDatabase: Sendable {
                 sql: "UPDATE total SET rows = 0, inferences = 0, tokens = 0, time = 0, client_side = 0, server_side = 0"
             )
         }
+        try? connections.writeWithoutTransaction { db in try db.execute(sql: "VACUUM") }
+        try? checkpoint()
     }
 
     /// Deletes some of the oldest rows: those that are too old, or too many. Small steps, so that nothing waits for long.
@@ -233,7 +237,7 @@ final class HistoryDatabase: Sendable {
         }
     }
 
-    /// Moves what is in the WAL file to the database, before the process ends.
+    /// Moves what is in the WAL file to the database.
     func checkpoint() throws {
         guard path != nil else { return }
         _ = try connections.writeWithoutTransaction { db in try db.checkpoint(.truncate) }
