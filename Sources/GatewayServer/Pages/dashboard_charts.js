@@ -4,7 +4,7 @@ import { clock, element, setText } from "./dashboard_parts.js";
 
 const svgNames = "http://www.w3.org/2000/svg";
 export const stepSeconds = 10;
-const plot = { height: 152, left: 46, right: 8, top: 8, bottom: 22 };
+const plot = { height: 152, left: 52, right: 8, top: 8, bottom: 22 };
 const bigStep = 30; // points that Page Up and Page Down go: five minutes
 
 function svgElement(tag, attributes = {}) {
