@@ -1,5 +1,7 @@
 import CurlMulti
 import GatewayCore
+import NIOCore
+import NIOPosix
 import Support
 import Synchronization
 import Testing
@@ -112,6 +114,36 @@ struct ResilienceTests {
             let loads = upstream.state.requests.count { $0.body.contains(#""messages":[]"#) }
             #expect(loads == 1)
             #expect(gateway.status("u").failuresInRow == 0)
+        }
+        await upstream.close()
+    }
+
+    @Test func whoComesJustAfterALoadBeginsNoOther() async throws {
+        let upstream = try await FakeUpstream.start(
+            Self.ollama(loaded: Mutexed([])) { connection, _ in
+                try await connection.reply(body: #"{"done":true,"done_reason":"load"}"#)
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { (running: RunningGateway) async throws in
+            await until { running.status("u").loaded == .models([]) }
+            let gateway = running.server.gateway
+            let (id, endpoint) = try #require(gateway.snapshot.endpoints.first)
+            let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
+            try await eventLoop.submit {
+                let loop = LoopContext(eventLoop: eventLoop, gateway: gateway)
+                let job = Generation.Job(
+                    chat: ChatRequest(messages: [], sampling: SamplingParameters()), modelID: "m",
+                    client: ClientID(rawValue: 0),
+                    accepted: .now, requestID: "r", clientAddress: "unix", route: "infer")
+                // It looked while the load was under way, and asks when that has ended.
+                let late = Generation(
+                    gateway: gateway, snapshot: gateway.snapshot, loop: NIOLoopBound(loop, eventLoop: eventLoop),
+                    job: job)
+                gateway.noteLoaded(id, "ready")
+                for model in ["ready", "cold"] { gateway.loader.load(model, on: id, endpoint, loop: loop, for: late) }
+            }.get()
+            await until { !gateway.isCold(id, model: "cold") }
+            let loads = upstream.state.requests.filter { $0.line.hasPrefix("POST") }
+            #expect(loads.count == 1 && loads[0].body.contains("cold"), "\(loads)")
         }
         await upstream.close()
     }
