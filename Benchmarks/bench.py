@@ -3,8 +3,8 @@
 
     scripts/bench [--quick] [--json FILE] [--gateway BINARY]
 
-Every row of the table is a ratio of medians of rounds that take turns, since machines are noisy. Loopback only, bounded
-in time, and only processes that it started itself are ended.
+Machines are noisy: rounds take turns, and a ratio is the median of those within one round. Loopback only, bounded in
+time, and only processes that it started itself are ended.
 """
 import argparse
 import json
@@ -22,8 +22,6 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 TICKS = os.sysconf("SC_CLK_TCK")
-# A round of streams takes two seconds, in which one halt of the machine makes the delay at p99: more rounds than of the rest.
-STREAM_ROUNDS = 5
 BODY = '{"prompt":"Say hello in five words, and then tell me about the weather in the city today.","max_tokens":64}'
 ANSWER = (
     '{"model":"m","created_at":"2026-01-01T00:00:00.609543917Z","message":{"role":"assistant","content":'
@@ -184,26 +182,18 @@ def stream_round(folder, binary, count, tokens, servers) -> dict:
     return figures
 
 
-def median_of_rounds(rounds, measurements):
-    """Runs the measurements in turn, several times, and gives the median of each figure."""
-    results = {name: [] for name in measurements}
-    for _ in range(rounds):
-        for name, measure in measurements.items():
-            results[name].append(measure())
-    return {
-        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in results.items()}
-
-
-def print_table(title, results):
-    keys = list(next(iter(results.values())))
+def summary(title, rounds) -> dict:
+    """Prints medians of rounds, each a dictionary of figures by name, and the medians of the gateway's ratios."""
+    keys = list(rounds[0]["gateway"])
+    rows = {name: {key: statistics.median(of[name][key] for of in rounds) for key in keys} for name in rounds[0]}
+    for other in [name for name in rows if name != "gateway"]:
+        rows[f"gateway / {other}"] = {
+            key: statistics.median(of["gateway"][key] / of[other][key] for of in rounds)
+            for key in keys if all(of[other][key] > 0 for of in rounds)}
     print(f"\n### {title}\n\n| | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
-    for name, figures in results.items():
-        print(f"| {name} | {' | '.join(f'{figures[key]:.4g}' for key in keys)} |")
-    for other in results:
-        if other != "gateway":
-            ratios = [
-                f"{results['gateway'][key] / results[other][key]:.2f}" if results[other][key] > 0 else "-" for key in keys]
-            print(f"| gateway / {other} | {' | '.join(ratios)} |")
+    for name, row in rows.items():
+        print(f"| {name} | {' | '.join(f'{row[key]:.4g}' if key in row else '-' for key in keys)} |")
+    return rows
 
 
 def main():
@@ -212,7 +202,8 @@ def main():
     parser.add_argument("--json")
     parser.add_argument("--gateway", default=ROOT / ".build/release/webllm-gateway")
     arguments = parser.parse_args()
-    rounds, duration = (1, 3) if arguments.quick else (3, 6)
+    # Streams take two seconds each, in which one halt of the machine makes the delay at p99: more rounds of those.
+    rounds, duration = (1, 3) if arguments.quick else (5, 4)
     everything, servers = {}, []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -222,10 +213,10 @@ def main():
         script.write_text(f"wrk.method='POST'\nwrk.headers['Content-Type']='application/json'\nwrk.body='{BODY}'\n")
         try:
             up, px, floor, gw, bare = free_ports(5)
-            servers.append(nginx(folder, "upstream", up, f"default_type application/x-ndjson; return 200 '{ANSWER}';"))
+            servers.append(nginx(folder, "direct", up, f"default_type application/x-ndjson; return 200 '{ANSWER}';"))
             servers.append(proxy(folder, "nginx", px, up))
             url = f"http://127.0.0.1:{up}/api/chat"
-            servers.append(Server("floor", floor, [folder / "libcurl_limit", str(floor), url]))
+            servers.append(Server("libcurl floor", floor, [folder / "libcurl_limit", str(floor), url]))
             servers.append(gateway(folder, arguments.gateway, gw, up))
             servers.append(gateway(folder, arguments.gateway, bare, up, history=False, name="gateway without history"))
             direct, plain, limit, ours, forgetful = servers
@@ -233,29 +224,19 @@ def main():
             print(f"gateway: {everything['idle']['rss_mib']:.1f} MiB idle, listening after "
                   f"{everything['idle']['start_s'] * 1000:.0f} ms")
             for connections in (1, 32, 128):
-                results = median_of_rounds(rounds, {
-                    "gateway": lambda: wrk(ours, "/webllm/api/infer", connections, duration, script),
-                    "gateway without history": lambda: wrk(forgetful, "/webllm/api/infer", connections, duration, script),
-                    "libcurl floor": lambda: wrk(limit, "/api/chat", connections, duration, script),
-                    "nginx": lambda: wrk(plain, "/api/chat", connections, duration, script),
-                    "direct": lambda: wrk(direct, "/api/chat", connections, duration, script),
-                })
-                everything[f"unary {connections}"] = results
-                print_table(f"POST infer, {connections} connections", results)
+                everything[f"unary {connections}"] = summary(f"POST infer, {connections} connections", [{
+                    server.name: wrk(server, path, connections, duration, script) for server, path in [
+                        (ours, "/webllm/api/infer"), (forgetful, "/webllm/api/infer"), (limit, "/api/chat"),
+                        (plain, "/api/chat"), (direct, "/api/chat")]
+                } for _ in range(rounds)])
             everything["peak_rss_mib"] = ours.memory_kib("VmHWM") / 1024
             for server in servers:
                 server.stop()
             servers.clear()
             for count, tokens in ((100, 100), (1000, 100), (1000, 1)):
-                results = {}
-                for _ in range(STREAM_ROUNDS * rounds):
-                    for name, figures in stream_round(folder, arguments.gateway, count, tokens, servers).items():
-                        results.setdefault(name, []).append(figures)
-                medians = {
-                    name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-                    for name, runs in results.items()}
-                everything[f"streams {count} of {tokens}"] = medians
-                print_table(f"{count} streams of {tokens} token{'s' * (tokens > 1)}, 20 ms apart", medians)
+                everything[f"streams {count} of {tokens}"] = summary(
+                    f"{count} streams of {tokens} token{'s' * (tokens > 1)}, 20 ms apart",
+                    [stream_round(folder, arguments.gateway, count, tokens, servers) for _ in range(3 * rounds)])
         finally:
             for server in servers:
                 server.stop()
