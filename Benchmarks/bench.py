@@ -154,7 +154,8 @@ def streams(server, path, count, body, tools):
     figures = {key: float(value) for key, value in re.findall(r"(\w+)=(-?[\d.]+)", output)}
     return {
         "whole": figures["ok"] / count,
-        "ttft_p50_ms": figures["ttft_p50"], "ttft_p99_ms": figures["ttft_p99"], "delay_p99_ms": figures["delay_p99"],
+        "ttft_p50_ms": figures["ttft_p50"], "ttft_p99_ms": figures["ttft_p99"], "up_p99_ms": figures["up_p99"],
+        "back_p99_ms": figures["back_p99"], "delay_p99_ms": figures["delay_p99"],
         "gap_p99_ms": figures["gap_p99"], "cpu_us": (server.cpu_seconds() - before) * 1e6 / figures["tokens"],
         "kib": (server.memory_kib("VmHWM") - idle) / count,
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A history of a million requests: size of its file, start, answers, and deleting under load.
+"""A history of a million requests: size of its file, start, answers, deleting under load, and a clear.
 
     Benchmarks/history.py [--gateway .build/release/webllm-gateway] [--rows 1000000] [--text 500]
 
@@ -126,6 +126,16 @@ def main():
             print(f"requests while nothing is deleted: p99 {percentile(quiet, .99):.2f} ms, most {max(quiet):.2f} ms")
             print(f"requests while {before - after} rows are deleted: p99 {percentile(swept, .99):.2f} ms, "
                   f"most {max(swept):.2f} ms")
+
+            gateway = Gateway(arguments.gateway, folder, ports, upstream, "")
+            client = http.client.HTTPConnection("127.0.0.1", ports[0])
+            started = time.perf_counter()
+            client.request("POST", "/webllm/api/clear", "{}", {"Content-Type": "application/json"})
+            assert client.getresponse().status == 200
+            get(ports[1], "/admin/requests")  # answered after it
+            left = sum(os.path.getsize(file + suffix) for suffix in ["", "-wal"])
+            print(f"clear of {after} rows: {time.perf_counter() - started:.1f} s, leaves {left / 1e6:.1f} MB")
+            gateway.end()
         finally:
             upstream.stop()
 

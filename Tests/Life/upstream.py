@@ -22,9 +22,10 @@ async def serve(reader, writer):
                 await writer.drain()
                 continue
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
-            prompt = json.loads(body)["messages"][-1]["content"]
-            for index in range(pieces + 1):
-                done = index == pieces
+            messages = json.loads(body)["messages"]
+            prompt, last = (messages[-1]["content"], pieces) if messages else ("", 0)  # without: only loads the model
+            for index in range(last + 1):
+                done = index == last
                 line = json.dumps({"model": "m", "done": done, "message": {
                     "role": "assistant", "content": "" if done else f"{prompt}-{index} "}}).encode() + b"\n"
                 writer.write(b"%x\r\n%s\r\n" % (len(line), line))
