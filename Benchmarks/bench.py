@@ -183,8 +183,8 @@ def stream_round(folder, binary, count, tokens, servers) -> dict:
     return figures
 
 
-def summary(title, rounds) -> dict:
-    """Prints medians of rounds, each a dictionary of figures by name, and the medians of the gateway's ratios."""
+def print_medians(title, rounds) -> dict:
+    """Prints, and returns, medians of rounds, each a dictionary of figures by name, and of the gateway's ratios."""
     keys = list(rounds[0]["gateway"])
     rows = {name: {key: statistics.median(of[name][key] for of in rounds) for key in keys} for name in rounds[0]}
     for other in [name for name in rows if name != "gateway"]:
@@ -225,7 +225,7 @@ def main():
             print(f"gateway: {everything['idle']['rss_mib']:.1f} MiB idle, listening after "
                   f"{everything['idle']['start_s'] * 1000:.0f} ms")
             for connections in (1, 32, 128):
-                everything[f"unary {connections}"] = summary(f"POST infer, {connections} connections", [{
+                everything[f"unary {connections}"] = print_medians(f"POST infer, {connections} connections", [{
                     server.name: wrk(server, path, connections, duration, script) for server, path in [
                         (ours, "/webllm/api/infer"), (forgetful, "/webllm/api/infer"), (limit, "/api/chat"),
                         (plain, "/api/chat"), (direct, "/api/chat")]
@@ -235,7 +235,7 @@ def main():
                 server.stop()
             servers.clear()
             for count, tokens in ((100, 100), (1000, 100), (1000, 1)):
-                everything[f"streams {count} of {tokens}"] = summary(
+                everything[f"streams {count} of {tokens}"] = print_medians(
                     f"{count} streams of {tokens} token{'s' * (tokens > 1)}, 20 ms apart",
                     [stream_round(folder, arguments.gateway, count, tokens, servers) for _ in range(3 * rounds)])
         finally:

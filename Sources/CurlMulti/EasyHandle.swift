@@ -63,7 +63,7 @@ enum EasyHandle {
         ccurl_set_pointer(easy, CURLOPT_PREREQDATA, context)
     }
 
-    // A POST without a body still needs an address, or curl reads its body from standard input.
+    // A POST without a body still needs an address, or curl reads its body from standard input. Nobody reads or writes there.
     nonisolated(unsafe) private static let empty = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
 
     static func result(

@@ -132,8 +132,8 @@ struct ResilienceTests {
                 let loop = LoopContext(eventLoop: eventLoop, gateway: gateway)
                 let job = Generation.Job(
                     chat: ChatRequest(messages: [], sampling: SamplingParameters()), modelID: "m",
-                    client: ClientID(rawValue: 0),
-                    accepted: .now, requestID: "r", clientAddress: "unix", route: "infer")
+                    client: ClientID(rawValue: 0), accepted: .now, requestID: "r", clientAddress: "unix",
+                    route: "infer")
                 // It looked while the load was under way, and asks when that has ended.
                 let late = Generation(
                     gateway: gateway, snapshot: gateway.snapshot, loop: NIOLoopBound(loop, eventLoop: eventLoop),

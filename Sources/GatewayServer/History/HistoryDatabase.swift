@@ -204,8 +204,8 @@ final class HistoryDatabase: Sendable {
     ]
     private static let policies: [RoutingPolicy] = [.priority, .leastBusy, .fastest, .weighted]
 
-    /// Deletes all rows and begins the totals anew. What was deleted leaves the file too, which gives its room back to the
-    /// disk: at once, or with a later checkpoint where another process reads.
+    /// Deletes all rows and begins the totals anew. What was deleted leaves the file and its WAL too, which gives their room
+    /// back to the disk. Where another process reads meanwhile, that waits for a later checkpoint, at the latest the last.
     func clear() throws {
         try connections.write { db in
             try db.execute(sql: "DELETE FROM request")
