@@ -48,6 +48,34 @@ struct StreamingTests {
         await upstream.close()
     }
 
+    /// After a halt many pieces come at once: a write for each would make the way back the longer.
+    @Test func piecesThatCameAtOnceGoInOneChunk() async throws {
+        let gate = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await Scripts.startStream(connection)
+                try await connection.chunk(Scripts.token(#""a""#))
+                await gate.wait()
+                try await connection.chunk(Scripts.token(#""b""#) + Scripts.token(#""c""#) + Scripts.token(#""d""#))
+                try await connection.chunk(Scripts.done)
+                try await connection.send("0\r\n\r\n")
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            try await gateway.client.connect { connection in
+                try await connection.send(Self.streamRequest)
+                _ = try await connection.read(through: "\"}\n\n\r\n")
+                gate.open()
+                let size = try await connection.read(through: "\r\n").dropLast()
+                let chunk = try await connection.read(through: "\r\n")
+                #expect(Int(size, radix: 16) == chunk.utf8.count - 2)
+                let pieces = ["b", "c", "d"].map { "event: token\ndata: {\"text\":\"\($0)\"}\n\n" }
+                #expect(chunk == pieces.joined() + "\r\n")
+                #expect(try await connection.read(through: "0\r\n\r\n").contains(#""text":"abcd""#))
+            }
+        }
+        await upstream.close()
+    }
+
     /// The answer is whole before its transfer is over: some servers keep the reply open.
     @Test func connectingIsTimedForAnAnswerToo() async throws {
         let gate = Gate()

@@ -59,9 +59,9 @@ actor Exchange {
         if let refusal = pinRefusal { return refuse(refusal, route: "infer") }
         let modelID = request.modelID ?? settings.webllm.defaultModel
         if request.stream { stream = TokenStreamWriter(head.acceptsNDJSON ? .ndjson : .sse) }
-        let onPiece: Generation.PieceHandler = { [unowned self] piece in assumeIsolated { $0.send(piece) } }
+        let onPieces: Generation.PiecesHandler = { [unowned self] pieces in assumeIsolated { $0.send(pieces) } }
         let generation = makeGeneration(
-            request.prompt, modelID, request.sampling, onPiece: request.stream ? onPiece : nil)
+            request.prompt, modelID, request.sampling, onPieces: request.stream ? onPieces : nil)
         let mode = request.mode
         // Of what runs as long as the answer takes, the frame is kept small: here nothing but names.
         start { exchange in exchange.settle(await generation.run(), mode: mode, modelID: modelID) }
@@ -69,7 +69,7 @@ actor Exchange {
 
     private func makeGeneration(
         _ prompt: String, _ modelID: String, _ sampling: SamplingParameters, isBatchItem: Bool = false,
-        onPiece: Generation.PieceHandler? = nil
+        onPieces: Generation.PiecesHandler? = nil
     ) -> Generation {
         let stored = gateway.settings(for: modelID)?.sampling ?? SamplingParameters()
         let chat = ChatRequest(
@@ -80,7 +80,7 @@ actor Exchange {
         var job = Generation.Job(
             chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: requestID,
             isBatchItem: isBatchItem, clientAddress: clientAddress, route: isBatchItem ? "batch" : "infer",
-            onPiece: onPiece)
+            onPieces: onPieces)
         if settings.routing.allowPin { job.pinned = head.pinnedUpstream }
         let generation = Generation(gateway: gateway, snapshot: snapshot, loop: loop, job: job)
         if let reason = abandonReason { generation.assumeIsolated { $0.abandon(reason) } }
@@ -97,15 +97,17 @@ actor Exchange {
     }
 
     /// Commit, then stream: the head goes out with the first piece.
-    private func send(_ piece: String) {
+    private func send(_ pieces: [String]) {
         guard let stream else { return }
         hasSentToken = true
         if hasStreamStarted {
-            connection.value.stream(capacity: piece.utf8.count + 40) { stream.token(piece, into: &$0) }
+            connection.value.stream(capacity: pieces.reduce(0) { $0 + $1.utf8.count + 40 }) {
+                for piece in pieces { stream.token(piece, into: &$0) }
+            }
         } else {
             hasStreamStarted = true
             var first = ByteBuffer()
-            stream.token(piece, into: &first)
+            for piece in pieces { stream.token(piece, into: &first) }
             connection.value.startStream(streamHead(), first: first)
         }
         if !connection.value.isWritable { tellGenerations(reading: false) }

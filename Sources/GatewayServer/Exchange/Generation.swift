@@ -8,7 +8,8 @@ import NIOCore
 /// It lives on its client's event loop: every function runs there, so its state needs no lock.
 actor Generation {
     /// Receives the pieces of the answer as they come; called on the event loop.
-    typealias PieceHandler = @Sendable (String) -> Void
+    /// Takes the pieces that came at once; never none.
+    typealias PiecesHandler = @Sendable ([String]) -> Void
 
     private enum Signal {
         case attemptEnded(Followed)
@@ -41,7 +42,7 @@ actor Generation {
         var clientAddress: String
         var route: String
         /// Receives the pieces of the answer as they come; called on the event loop.
-        var onPiece: PieceHandler?
+        var onPieces: PiecesHandler?
     }
 
     /// How an attempt ended.
@@ -96,6 +97,8 @@ actor Generation {
     /// The running attempt's transfer has told its end.
     private var isTransferOver = false
     private var events: [UpstreamEvent] = []
+    /// Of the events at hand: they go to the client in one write.
+    private var newPieces: [String] = []
     private var trace = GenerationTrace()
     private var text = ""
     /// Pieces of text so far, about one a token, and how many of them the time series has.
@@ -188,7 +191,7 @@ actor Generation {
 
     var queuePosition: Int? { trace.queuePosition }
 
-    private var isCommitted: Bool { job.onPiece != nil && !text.isEmpty }
+    private var isCommitted: Bool { job.onPieces != nil && !text.isEmpty }
 
     private func finish(_ end: GenerationResult.End) -> GenerationResult {
         GenerationResult(end: end, text: text, trace: trace, isCommitted: isCommitted)
@@ -429,8 +432,15 @@ actor Generation {
     /// - Returns: the attempt's end, where an event was one.
     private func handleEvents() -> Followed? {
         guard !events.isEmpty else { return nil }
-        defer { events.removeAll(keepingCapacity: true) }
         lastObject = .now
+        let followed = takeEvents()
+        if !newPieces.isEmpty { job.onPieces?(newPieces) }
+        newPieces.removeAll(keepingCapacity: true)
+        events.removeAll(keepingCapacity: true)
+        return followed
+    }
+
+    private func takeEvents() -> Followed? {
         for event in events {
             switch event {
             case .content(let piece):
@@ -440,7 +450,7 @@ actor Generation {
                 }
                 text += piece
                 pieces += 1
-                job.onPiece?(piece)
+                newPieces.append(piece)
             case .thinking: noteFirstToken()
             case .progress: break
             case .finished(let usage):
@@ -518,7 +528,7 @@ actor Generation {
         RunningRequest(
             id: waiter.rawValue, requestID: job.requestID, route: job.route, client: job.clientAddress,
             model: job.modelID, upstream: upstream == nil ? nil : trace.upstream, phase: trace.phase,
-            accepted: job.accepted, pieces: pieces, isStream: job.onPiece != nil)
+            accepted: job.accepted, pieces: pieces, isStream: job.onPieces != nil)
     }
 
     /// Pieces since the last call, and the upstream they came from.
