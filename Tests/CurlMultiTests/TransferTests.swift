@@ -5,12 +5,12 @@ import Testing
 /// What a transfer does in the ordinary case.
 @Suite(.timeLimit(.minutes(1)))
 struct TransferTests {
-    @Test func postsTheBodyAndDeliversHeadBodyEnd() async throws {
+    @Test(arguments: Threading.allCases) func postsTheBodyAndDeliversHeadBodyEnd(_ threading: Threading) async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.reply("200 OK", "Content-Type: text/x\r\nRetry-After: 7\r\n", body: "hello")
         }
-        let engine = try CurlEngine()
+        let engine = try threading.engine()
         let (_, recorder) = engine.post(upstream.port, #"{"a":1}"#)
         let end = await recorder.end()
         #expect(end.failure == nil)
@@ -25,11 +25,11 @@ struct TransferTests {
         await upstream.close()
     }
 
-    @Test func connectionsAreReused() async throws {
+    @Test(arguments: Threading.allCases) func connectionsAreReused(_ threading: Threading) async throws {
         let upstream = try await FakeUpstream.start { connection in
             while try await connection.request() != nil { try await connection.reply(body: "x") }
         }
-        let engine = try CurlEngine()
+        let engine = try threading.engine()
         for round in 0..<5 {
             let (_, recorder) = engine.get(upstream.port)
             #expect(await recorder.end().isReusedConnection == (round > 0))
@@ -39,7 +39,8 @@ struct TransferTests {
         await upstream.close()
     }
 
-    @Test func interimHeadsAndTrailersAreNotTheHead() async throws {
+    @Test(arguments: Threading.allCases) func interimHeadsAndTrailersAreNotTheHead(_ threading: Threading) async throws
+    {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.send("HTTP/1.1 103 Early Hints\r\nContent-Type: wrong\r\n\r\n")
@@ -47,7 +48,7 @@ struct TransferTests {
             try await connection.chunk("ab")
             try await connection.send("0\r\nContent-Type: trailer\r\n\r\n")
         }
-        let engine = try CurlEngine()
+        let engine = try threading.engine()
         let (_, recorder) = engine.get(upstream.port)
         #expect(await recorder.end().failure == nil)
         #expect(recorder.seen.head == ResponseHead(status: 200))
@@ -56,12 +57,12 @@ struct TransferTests {
         await upstream.close()
     }
 
-    @Test func namedHostsAreLookedUp() async throws {
+    @Test(arguments: Threading.allCases) func namedHostsAreLookedUp(_ threading: Threading) async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.reply(body: "x")
         }
-        let engine = try CurlEngine()
+        let engine = try threading.engine()
         let (_, found) = engine.get(upstream.port, host: "localhost")
         #expect(await found.end().failure == nil)
         let (_, missing) = engine.get(upstream.port, host: "no-such-host.invalid")
@@ -77,14 +78,14 @@ struct TransferTests {
         #expect(HeaderList([("A", "")]) != nil)
     }
 
-    @Test func twoThousandStreamsRunOnOneLoop() async throws {
+    @Test(arguments: Threading.allCases) func twoThousandStreamsRunOnOneLoop(_ threading: Threading) async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
             for _ in 0..<5 { try await connection.chunk("token") }
             try await connection.send("0\r\n\r\n")
         }
-        let engine = try CurlEngine()
+        let engine = try threading.engine()
         let recorders = (0..<2000).map { _ in engine.get(upstream.port).1 }
         for recorder in recorders {
             #expect(await recorder.end().failure == nil)

@@ -310,12 +310,12 @@ actor Generation {
         reply = AttemptReply(kind, idleTimeout: timeouts.idle)
         isTransferOver = false
         let receiver = AttemptReceiver(generation: self, attempt: attempt)
-        transfer = gateway.engine.start(
+        transfer = loop.value.transfers.start(
             TransferRequest(
                 method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
                 timers: TransferTimers(
                     connect: timeouts.connect, total: snapshot.configuration.server.totalTimeout + .seconds(1))),
-            receiver: receiver, on: loop.value.delivery)
+            receiver: receiver)
     }
 
     /// The gateway loads the model for everyone who waits for it. Patience is long, unless another upstream has it.
