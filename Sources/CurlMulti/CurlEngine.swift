@@ -28,7 +28,7 @@ package final class CurlEngine: Sendable {
 
     /// Makes a loop for the calling thread.
     /// - Parameter wake: called from any thread; makes that thread call ``HostedLoop/turn()`` soon.
-    /// - Throws: where the system has no descriptor left for it, or ``HostedLoop/isOffered`` says no.
+    /// - Throws: where the system has no descriptor left for it, or ``HostedLoop/isOffered(for:)`` says no.
     package func makeHostedLoop(wake: @escaping @Sendable () -> Void) throws(CurlEngineError) -> HostedLoop {
         let mailbox = Mailbox(wake: wake)
         let loop = try HostedLoop(mailbox: mailbox, configuration: configuration, wake: wake)

@@ -40,11 +40,14 @@ package final class HostedLoop {
         _ = ccurl_epoll_control(descriptors.epoll, EPOLL_CTL_ADD, counter.descriptor, EPOLLIN.rawValue)
     }
 
-    /// Whether this kernel watches for a hosted loop; some sandboxes do not, nor does one whose `fs.aio-max-nr` is used up.
-    package static let isOffered: Bool = {
-        guard let counter = try? EventCounter(), let polls = try? AsynchronousPolls() else { return false }
-        return polls.start(on: counter.descriptor, counter)
-    }()
+    /// Whether this kernel watches for so many hosted loops: some sandboxes do not, and `fs.aio-max-nr` is a limit for all
+    /// processes. What it grants is kept for the loops.
+    package static func isOffered(for loops: Int) -> Bool {
+        guard let counter = try? EventCounter() else { return false }
+        counter.add(1)
+        let polls = (0..<loops).map { _ in try? AsynchronousPolls() }
+        return polls.allSatisfy { $0?.start(on: counter.descriptor, counter) ?? false }
+    }
 
     /// Readable when ``turn(counted:)`` must be called, with the number to call it with: eight bytes in the machine's
     /// order. The caller closes it.

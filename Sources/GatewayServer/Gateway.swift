@@ -50,13 +50,14 @@ package final class Gateway: Sendable {
         self.table = Mutex(table)
         history = try HistoryStore(configuration, logger: logger)
         var engineConfiguration = CurlEngineConfiguration()
+        let eventLoops = configuration.server.eventLoops
         engineConfiguration.loops = configuration.server.curlLoops
-        if engineConfiguration.loops == 0, !HostedLoop.isOffered {
-            logger.info("this kernel has no asynchronous polls: upstreams are called from a thread of their own")
+        if engineConfiguration.loops == 0, !HostedLoop.isOffered(for: eventLoops) {
+            logger.info("this kernel offers no asynchronous polls: upstreams are called from a thread of their own")
             engineConfiguration.loops = 1
         }
         // 512 idle connections in all.
-        let loops = engineConfiguration.loops == 0 ? configuration.server.eventLoops : engineConfiguration.loops
+        let loops = engineConfiguration.loops == 0 ? eventLoops : engineConfiguration.loops
         engineConfiguration.maxIdleConnections = max(16, 512 / loops)
         do {
             engine = try CurlEngine(engineConfiguration)
