@@ -1,20 +1,16 @@
 import CCurl
 import Synchronization
 
-/// Makes HTTP transfers on loop threads of its own, or on loops that other threads host. It knows nothing of what they
-/// carry and never decides on a retry.
+/// Makes HTTP transfers on its own loop threads. It knows nothing of what they carry and never decides on a retry.
 package final class CurlEngine: Sendable {
-    private let configuration: CurlEngineConfiguration
     private let loops: [LoopThread]
-    private let hosted = Mutex<[Mailbox]>([])
     private let nextID = Atomic<UInt64>(0)
 
     /// Starts the loop threads.
     package init(_ configuration: CurlEngineConfiguration = .init()) throws(CurlEngineError) {
         guard Self.isGloballyReady else { throw CurlEngineError(detail: "libcurl could not be initialised") }
-        self.configuration = configuration
         var loops: [LoopThread] = []
-        for _ in 0..<configuration.loops {
+        for _ in 0..<max(1, configuration.loops) {
             loops.append(try LoopThread(configuration))
         }
         self.loops = loops
@@ -26,19 +22,7 @@ package final class CurlEngine: Sendable {
         return curl_global_init(Int(ccurl_init_all)) == CURLE_OK
     }()
 
-    /// Makes a loop for the calling thread.
-    /// - Parameter wake: called from any thread; makes that thread call ``HostedLoop/turn()`` soon.
-    /// - Throws: where the system has no descriptor left for it, or ``HostedLoop/isOffered(for:)`` says no.
-    package func makeHostedLoop(wake: @escaping @Sendable () -> Void) throws(CurlEngineError) -> HostedLoop {
-        let mailbox = Mailbox(wake: wake)
-        let loop = try HostedLoop(mailbox: mailbox, configuration: configuration, wake: wake)
-        hosted.withLock { $0.append(mailbox) }
-        return loop
-    }
-
-    package var hasThreads: Bool { !loops.isEmpty }
-
-    /// Starts a transfer on one of the engine's threads; never blocks. Events come through `queue` to `receiver`, and exactly one `.end` comes last,
+    /// Starts a transfer; never blocks. Events come through `queue` to `receiver`, and exactly one `.end` comes last,
     /// after a cancel and at shutdown too.
     package func start(
         _ request: TransferRequest, receiver: any TransferReceiver, on queue: any DeliveryQueue
@@ -49,15 +33,14 @@ package final class CurlEngine: Sendable {
         return Transfer(id: id, mailbox: loop.mailbox)
     }
 
-    /// Cancels every transfer of the engine's threads, delivers their ends and joins them. Transfers started later end as
-    /// cancelled.
+    /// Cancels every transfer, delivers their ends and joins the threads. Transfers started later end as cancelled.
     package func shutdown() {
         for loop in loops { loop.mailbox.post(.shutdown) }
         for loop in loops { loop.join() }
     }
 
     package var statistics: CurlEngineStatistics {
-        (loops.map(\.mailbox) + hosted.withLock { $0 }).reduce(into: CurlEngineStatistics()) { $0.add($1.statistics) }
+        loops.reduce(into: CurlEngineStatistics()) { $0.add($1.mailbox.statistics) }
     }
 }
 
@@ -75,9 +58,9 @@ package struct Transfer: Sendable {
 }
 
 package struct CurlEngineConfiguration: Sendable {
-    /// Threads of the engine's own; one carries about 30 000 requests a second.
+    /// Loop threads; one carries about 30 000 requests a second.
     package var loops = 1
-    /// Idle connections that each loop keeps for reuse, over all upstreams.
+    /// Idle connections kept for reuse, over all upstreams.
     package var maxIdleConnections = 512
     /// Oldest idle connection that is used again; below the 5 s after which llama.cpp closes.
     package var maxIdleAge: Duration = .seconds(4)

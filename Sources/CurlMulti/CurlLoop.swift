@@ -1,17 +1,14 @@
 import CCurl
 import Glibc
 
-/// One thread's libcurl: every `CURL*` and `CURLM*` of it lives here and nowhere else. A ``LoopThread`` or a ``HostedLoop``
-/// makes it turn.
+/// One thread's libcurl: every `CURL*` and `CURLM*` of it lives here and nowhere else.
 ///
 /// `curl_multi_socket_action` with our own level-triggered epoll: unlike `curl_multi_poll` it touches only the
 /// transfers that are ready. <https://curl.se/libcurl/c/curl_multi_socket_action.html>
 final class CurlLoop {
     private let mailbox: Mailbox
     private let configuration: CurlEngineConfiguration
-    private let descriptors: LoopDescriptors
-    /// What wakes a thread that waits in ``run()``.
-    private let wakeUp: EventCounter?
+    private let epoll: Int32
     private let multi: UnsafeMutableRawPointer
     private var transfers: [UInt64: ActiveTransfer] = [:]
     private var hosts = HostTable()
@@ -28,27 +25,19 @@ final class CurlLoop {
     private var curlDeadline: Int64?
     /// No timer of ours fires before this; the true next one is found by a scan when it passes.
     private var nextScan: Int64 = .max
-    /// The kernel's timer is set for this; `max` where it is not.
-    private var timerSetFor: Int64 = .max
-    private(set) var isRunning = true
-    private var events = [epoll_event](repeating: epoll_event(), count: CurlLoop.eventsPerTurn)
+    private var isRunning = true
     /// Read once a turn; within a turn time stands still.
     private(set) var now: Int64 = CurlLoop.clock()
 
-    /// Few at a time: clients, or the event loops, go on with what a turn brought before the next one.
     private static let eventsPerTurn = 64
     /// A new connection takes as long as eight events: a thousand of them at once would hold up every stream.
     private static let startsPerTurn = 16
     private static let maxSpareHandles = 64
 
-    init(
-        mailbox: Mailbox, configuration: CurlEngineConfiguration, descriptors: LoopDescriptors,
-        wakeUp: EventCounter? = nil
-    ) {
+    init(mailbox: Mailbox, configuration: CurlEngineConfiguration, epoll: Int32) {
         self.mailbox = mailbox
         self.configuration = configuration
-        self.descriptors = descriptors
-        self.wakeUp = wakeUp
+        self.epoll = epoll
         multi = curl_multi_init()
         let context = Unmanaged.passUnretained(self).toOpaque()
         ccurl_multi_set_socket_callback(multi) { _, fd, what, context, _ in
@@ -66,11 +55,11 @@ final class CurlLoop {
         // The default shrinks with current use and would drop warm connections.
         ccurl_multi_set_long(multi, CURLMOPT_MAXCONNECTS, configuration.maxIdleConnections)
         ccurl_multi_set_long(multi, CURLMOPT_PIPELINING, 0)
-        // Edge-triggered: each is one event, and nobody has to read the counter.
-        let input = EPOLLIN.rawValue | EPOLLET.rawValue
-        _ = ccurl_epoll_control(descriptors.epoll, EPOLL_CTL_ADD, descriptors.timer, input)
-        if let wakeUp { _ = ccurl_epoll_control(descriptors.epoll, EPOLL_CTL_ADD, wakeUp.descriptor, input) }
+        // Edge-triggered: each write is one event, and nobody has to read the counter.
+        _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, mailbox.eventFD, EPOLLIN.rawValue | EPOLLET.rawValue)
     }
+
+    deinit { close(epoll) }
 
     private static func from(_ context: UnsafeMutableRawPointer?) -> CurlLoop {
         Unmanaged<CurlLoop>.fromOpaque(context!).takeUnretainedValue()
@@ -84,64 +73,48 @@ final class CurlLoop {
 
     // MARK: The loop
 
-    /// Until shutdown, on a thread that does nothing else.
     func run() {
-        while isRunning { turn(waits: true) }
-        finish()
-    }
-
-    /// What was asked for, what sockets and timers brought, and the deliveries of both.
-    /// - Parameter waits: until there is something to do.
-    func turn(waits: Bool) {
-        if nextCommand == commands.count {
-            mailbox.take(into: &commands)
-            nextCommand = 0
+        // Few at a time: the event loops go on with what a turn brought while the next one runs.
+        var events = [epoll_event](repeating: epoll_event(), count: Self.eventsPerTurn)
+        while isRunning {
+            if nextCommand == commands.count {
+                mailbox.take(into: &commands)
+                nextCommand = 0
+            }
+            let ready = epoll_wait(epoll, &events, Int32(events.count), commands.isEmpty ? timeout() : 0)
+            now = Self.clock()
+            performCommands()
+            statistics.loopTurns += 1
+            for event in events.prefix(Int(max(0, ready))) { handle(event) }
+            if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
+            if now >= nextScan { fireTimers() }
+            collectFinished()
+            mailbox.publish(statistics)
+            flush()
         }
-        let timeout: Int32 = waits && commands.isEmpty ? -1 : 0
-        let ready = epoll_wait(descriptors.epoll, &events, Int32(events.count), timeout)
-        now = Self.clock()
-        performCommands()
-        statistics.loopTurns += 1
-        for event in events.prefix(Int(max(0, ready))) { handle(event) }
-        if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
-        if now >= nextScan { fireTimers() }
-        collectFinished()
-        mailbox.publish(statistics)
-        flush()
-        setTimer()
-    }
-
-    /// Commands that a turn left over.
-    var hasWork: Bool { nextCommand < commands.count }
-
-    /// Ends all transfers; after it there is no other turn.
-    func finish() {
-        isRunning = false
         endAll()
         for easy in spareHandles { curl_easy_cleanup(easy) }
-        spareHandles = []
         curl_multi_cleanup(multi)
     }
 
-    /// A time that is too early costs a turn for nothing, now and then; setting it for each transfer costs more.
-    private func setTimer() {
+    /// Milliseconds to wait, rounded up so that a deadline has passed when the wait ends; -1 is for ever.
+    private func timeout() -> Int32 {
         let next = min(curlDeadline ?? .max, nextScan)
-        guard next < timerSetFor || timerSetFor <= now else { return }
-        timerSetFor = next
-        if next != .max { ccurl_timer_set(descriptors.timer, next) }
+        guard next != .max else { return -1 }
+        return Int32(clamping: max(0, (next - Self.clock() + 999_999) / 1_000_000))
     }
 
     private func handle(_ event: epoll_event) {
         var event = event
         let fd = ccurl_epoll_fd(&event)
-        if fd == descriptors.timer || fd == wakeUp?.descriptor { return }  // it has done its work: the loop is awake
+        if fd == mailbox.eventFD { return }  // it has done its work: the loop is awake
         var mask: Int32 = 0
         if event.events & (EPOLLIN.rawValue | EPOLLHUP.rawValue) != 0 { mask |= CURL_CSELECT_IN }
         if event.events & EPOLLOUT.rawValue != 0 { mask |= CURL_CSELECT_OUT }
         if event.events & EPOLLERR.rawValue != 0 { mask |= CURL_CSELECT_ERR }
         if watched[fd] == 0 {
             // An idle connection: what comes here is its end, which curl sees for itself when it wants to use it.
-            _ = ccurl_epoll_control(descriptors.epoll, EPOLL_CTL_DEL, fd, 0)
+            _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
             watched[fd] = nil
             return
         }
@@ -165,10 +138,10 @@ final class CurlLoop {
         }
         switch (watched[fd], events) {
         case (nil, 0): return
-        case (nil, _): _ = ccurl_epoll_control(descriptors.epoll, EPOLL_CTL_ADD, fd, events)
+        case (nil, _): _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, fd, events)
         case (input, 0), (0, input), (events, events): break
-        case (_, 0): _ = ccurl_epoll_control(descriptors.epoll, EPOLL_CTL_MOD, fd, input)
-        case (_, _): _ = ccurl_epoll_control(descriptors.epoll, EPOLL_CTL_MOD, fd, events)
+        case (_, 0): _ = ccurl_epoll_control(epoll, EPOLL_CTL_MOD, fd, input)
+        case (_, _): _ = ccurl_epoll_control(epoll, EPOLL_CTL_MOD, fd, events)
         }
         watched[fd] = events
     }
@@ -349,25 +322,5 @@ final class CurlLoop {
             outboxes[index].batch.reserveCapacity(min(batch.count, Self.eventsPerTurn))
             outboxes[index].queue.deliver(batch)
         }
-    }
-}
-
-/// What a loop waits with; made before its thread, where an error can still be told.
-final class LoopDescriptors: Sendable {
-    let epoll: Int32
-    /// Fires at the loop's next deadline.
-    let timer: Int32
-
-    init() throws(CurlEngineError) {
-        epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
-        timer = ccurl_timer_create()
-        guard epoll >= 0, timer >= 0 else {
-            throw CurlEngineError(detail: "no descriptor left for a transfer loop")
-        }
-    }
-
-    deinit {
-        if epoll >= 0 { close(epoll) }
-        if timer >= 0 { close(timer) }
     }
 }

@@ -9,33 +9,26 @@ final class LoopThread: Sendable {
     private final class Start {
         let mailbox: Mailbox
         let configuration: CurlEngineConfiguration
-        let descriptors: LoopDescriptors
-        let wakeUp: EventCounter
-        init(
-            mailbox: Mailbox, configuration: CurlEngineConfiguration, descriptors: LoopDescriptors, wakeUp: EventCounter
-        ) {
+        let epoll: Int32
+        init(mailbox: Mailbox, configuration: CurlEngineConfiguration, epoll: Int32) {
             self.mailbox = mailbox
             self.configuration = configuration
-            self.descriptors = descriptors
-            self.wakeUp = wakeUp
+            self.epoll = epoll
         }
     }
 
     init(_ configuration: CurlEngineConfiguration) throws(CurlEngineError) {
-        let wakeUp = try EventCounter()
-        mailbox = Mailbox { wakeUp.add(1) }
-        let start = Start(
-            mailbox: mailbox, configuration: configuration, descriptors: try LoopDescriptors(), wakeUp: wakeUp)
+        mailbox = try Mailbox()
+        let epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
+        guard epoll >= 0 else { throw CurlEngineError(detail: "no descriptor left for a transfer loop") }
+        let start = Start(mailbox: mailbox, configuration: configuration, epoll: epoll)
         var thread = pthread_t()
         let result = pthread_create(
             &thread, nil,
             { argument in
                 let start = Unmanaged<Start>.fromOpaque(argument!).takeRetainedValue()
                 ccurl_name_thread("curl-loop")
-                CurlLoop(
-                    mailbox: start.mailbox, configuration: start.configuration, descriptors: start.descriptors,
-                    wakeUp: start.wakeUp
-                ).run()
+                CurlLoop(mailbox: start.mailbox, configuration: start.configuration, epoll: start.epoll).run()
                 return nil
             }, Unmanaged.passRetained(start).toOpaque())
         guard result == 0 else { throw CurlEngineError(detail: "no thread left for a transfer loop") }

@@ -1,3 +1,5 @@
+import CCurl
+import Glibc
 import Synchronization
 
 /// The only thing that other threads share with a loop.
@@ -20,20 +22,27 @@ final class Mailbox: Sendable {
     }
 
     private let state = Mutex(State())
-    private let wake: @Sendable () -> Void
+    let eventFD: Int32
 
-    /// - Parameter wake: makes the loop turn; called from any thread.
-    init(wake: @escaping @Sendable () -> Void) { self.wake = wake }
+    init() throws(CurlEngineError) {
+        eventFD = eventfd(0, Int32(EFD_NONBLOCK | EFD_CLOEXEC))
+        guard eventFD >= 0 else { throw CurlEngineError(detail: "no descriptor left for a transfer loop") }
+    }
+
+    deinit { close(eventFD) }
 
     /// Wakes the loop only when it sleeps: awake, it looks here before it sleeps again.
     func post(_ command: Command) {
-        let (mustWake, refused) = state.withLock { state in
+        let (wake, refused) = state.withLock { state in
             guard !state.isClosed else { return (false, true) }
             state.commands.append(command)
             defer { state.isLoopAsleep = false }
             return (state.isLoopAsleep, false)
         }
-        if mustWake { wake() }
+        if wake {
+            var one: UInt64 = 1
+            _ = write(eventFD, &one, 8)
+        }
         if refused, case .start(_, _, let receiver, let queue) = command {
             queue.deliver([Delivery(receiver: receiver, update: TransferUpdate(end: .endedBeforeStart))])
         }
@@ -45,15 +54,6 @@ final class Mailbox: Sendable {
         state.withLock { state in
             swap(&state.commands, &spare)
             state.isLoopAsleep = spare.isEmpty
-        }
-    }
-
-    /// For a loop that does not wait itself, at the end of a turn.
-    /// - Returns: whether nothing has come since the last take: who posts now wakes it.
-    func fallAsleep() -> Bool {
-        state.withLock { state in
-            state.isLoopAsleep = state.commands.isEmpty
-            return state.isLoopAsleep
         }
     }
 
@@ -69,6 +69,8 @@ final class Mailbox: Sendable {
     }
 
     var statistics: CurlEngineStatistics { state.withLock { $0.statistics } }
+
+    private func close(_ fd: Int32) { _ = Glibc.close(fd) }
 }
 
 extension TransferResult {

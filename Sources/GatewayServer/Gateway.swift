@@ -50,15 +50,7 @@ package final class Gateway: Sendable {
         self.table = Mutex(table)
         history = try HistoryStore(configuration, logger: logger)
         var engineConfiguration = CurlEngineConfiguration()
-        let eventLoops = configuration.server.eventLoops
         engineConfiguration.loops = configuration.server.curlLoops
-        if engineConfiguration.loops == 0, !HostedLoop.isOffered(for: eventLoops) {
-            logger.info("this kernel offers no asynchronous polls: upstreams are called from a thread of their own")
-            engineConfiguration.loops = 1
-        }
-        // 512 idle connections in all.
-        let loops = engineConfiguration.loops == 0 ? eventLoops : engineConfiguration.loops
-        engineConfiguration.maxIdleConnections = max(16, 512 / loops)
         do {
             engine = try CurlEngine(engineConfiguration)
         } catch {
@@ -364,8 +356,4 @@ protocol GatewayOperations: Sendable {
     func running(_ limit: Int, _ done: @escaping @Sendable (_ requests: [RunningRequest], _ total: Int) -> Void)
     /// Ends a running request; the answer is whether it ran.
     func cancel(_ id: UInt64, _ done: @escaping @Sendable (Bool) -> Void)
-}
-
-extension ServerConfiguration {
-    var eventLoops: Int { threads == 0 ? System.coreCount : threads }
 }

@@ -8,7 +8,7 @@ import NIOCore
 final class LoopContext {
     let eventLoop: any EventLoop
     let executor: EventLoopExecutor
-    let transfers: LoopTransfers
+    let delivery: LoopDelivery
     let parser = JSONParser()
     var random = BufferedRandom()
     private var connections: [ObjectIdentifier: HTTPConnection] = [:]
@@ -29,11 +29,11 @@ final class LoopContext {
 
     private let gateway: Gateway
 
-    init(eventLoop: any EventLoop, gateway: Gateway, transfers: LoopTransfers) {
+    init(eventLoop: any EventLoop, gateway: Gateway) {
         self.gateway = gateway
         self.eventLoop = eventLoop
         executor = EventLoopExecutor(eventLoop)
-        self.transfers = transfers
+        delivery = LoopDelivery(eventLoop: eventLoop)
     }
 
     // MARK: Timers
@@ -128,5 +128,17 @@ struct BufferedRandom: RandomNumberGenerator {
         numbers = [UInt64](repeating: 0, count: 32)
         numbers.withUnsafeMutableBytes { arc4random_buf($0.baseAddress!, $0.count) }
         return numbers.removeLast()
+    }
+}
+
+/// Brings what a turn of a curl loop produced to an event loop, in one task.
+final class LoopDelivery: DeliveryQueue {
+    private let eventLoop: any EventLoop
+    init(eventLoop: any EventLoop) { self.eventLoop = eventLoop }
+
+    func deliver(_ batch: [Delivery]) {
+        eventLoop.execute {
+            for delivery in batch { delivery.receiver.receive(delivery.update) }
+        }
     }
 }

@@ -7,8 +7,8 @@ import Testing
 /// A cancel ends a transfer in whatever phase it is, with exactly one end, and closes the upstream's connection.
 @Suite(.timeLimit(.minutes(1)))
 struct CancelTests {
-    @Test(arguments: Threading.allCases) func whileResolving(_ threading: Threading) async throws {
-        let engine = try threading.engine()
+    @Test func whileResolving() async throws {
+        let engine = try CurlEngine()
         let (transfer, recorder) = engine.get(9, host: "a-host-that-takes-its-time.invalid")
         transfer.cancel()
         let reason = await recorder.end().failure?.reason
@@ -17,9 +17,9 @@ struct CancelTests {
         #expect(recorder.seen.ends.count == 1)
     }
 
-    @Test(arguments: Threading.allCases) func whileConnecting(_ threading: Threading) async throws {
+    @Test func whileConnecting() async throws {
         let dead = try await FullListener.start()
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (transfer, recorder) = engine.get(dead.port)
         while engine.statistics.activeTransfers == 0 { await Task.yield() }
         transfer.cancel()
@@ -29,12 +29,12 @@ struct CancelTests {
         await dead.close()
     }
 
-    @Test(arguments: Threading.allCases) func whileWaitingForTheHead(_ threading: Threading) async throws {
+    @Test func whileWaitingForTheHead() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             await connection.untilClosed()
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (transfer, recorder) = engine.get(upstream.port)
         await upstream.until { $0.requests.count == 1 }
         transfer.cancel()
@@ -44,14 +44,14 @@ struct CancelTests {
         await upstream.close()
     }
 
-    @Test(arguments: Threading.allCases) func whileStreaming(_ threading: Threading) async throws {
+    @Test func whileStreaming() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             try await connection.chunk("token")
             await connection.untilClosed()
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (transfer, recorder) = engine.get(upstream.port)
         await recorder.until { $0.bodyBytes == 5 }
         transfer.cancel()
@@ -61,7 +61,7 @@ struct CancelTests {
         await upstream.close()
     }
 
-    @Test(arguments: Threading.allCases) func whilePaused(_ threading: Threading) async throws {
+    @Test func whilePaused() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n")
@@ -70,7 +70,7 @@ struct CancelTests {
         }
         var configuration = CurlEngineConfiguration()
         configuration.window = 64 << 10
-        let engine = try threading.engine(configuration)
+        let engine = try CurlEngine(configuration)
         let (transfer, recorder) = engine.get(upstream.port)
         await recorder.until { $0.bodyBytes >= 64 << 10 }
         transfer.cancel()
@@ -80,12 +80,12 @@ struct CancelTests {
         await upstream.close()
     }
 
-    @Test(arguments: Threading.allCases) func shutdownEndsEveryTransfer(_ threading: Threading) async throws {
+    @Test func shutdownEndsEveryTransfer() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             await connection.untilClosed()
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let recorders = (0..<20).map { _ in engine.get(upstream.port).1 }
         await upstream.until { $0.requests.count == 20 }
         engine.shutdown()

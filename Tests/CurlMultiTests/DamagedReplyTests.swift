@@ -50,8 +50,8 @@ struct DamagedReplyTests {
 
     private static let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    @Test(arguments: cases, Threading.allCases)
-    func isToldByItsReason(_ damaged: Case, _ threading: Threading) async throws {
+    @Test(arguments: cases)
+    func isToldByItsReason(_ damaged: Case) async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             if let bytes = damaged.bytes {
@@ -60,7 +60,7 @@ struct DamagedReplyTests {
                 try await connection.reset()
             }
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (_, recorder) = engine.post(upstream.port, "{}")
         #expect(await recorder.end().failure?.reason == damaged.reason)
         #expect(upstream.state.requests.count == 1)
@@ -70,14 +70,14 @@ struct DamagedReplyTests {
 
     /// libcurl would send the POST again by itself when a reused connection dies before the reply: a generation would
     /// run twice.
-    @Test(arguments: Threading.allCases) func aPostIsNeverReplayed(_ threading: Threading) async throws {
+    @Test func aPostIsNeverReplayed() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.reply(body: "first")
             _ = try await connection.request()
             try await connection.reset()
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (_, first) = engine.post(upstream.port, "1")
         #expect(await first.end().failure == nil)
         let (_, second) = engine.post(upstream.port, "2")
@@ -89,9 +89,7 @@ struct DamagedReplyTests {
     }
 
     /// 100 MB to a receiver that acknowledges nothing: the transfer pauses with one window delivered.
-    @Test(arguments: Threading.allCases) func aReceiverThatDoesNotReadPausesTheTransfer(_ threading: Threading)
-        async throws
-    {
+    @Test func aReceiverThatDoesNotReadPausesTheTransfer() async throws {
         let piece = [UInt8](repeating: 65, count: 1 << 20)
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
@@ -99,7 +97,7 @@ struct DamagedReplyTests {
             for _ in 0..<100 { try await connection.send(bytes: piece) }
             await connection.untilClosed()
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let recorder = TransferRecorder(keepsBody: false)
         let (transfer, _) = engine.run(.example(.get, upstream.port), recorder: recorder)
         await recorder.until { $0.bodyBytes >= 256 << 10 }

@@ -7,12 +7,12 @@ import Testing
 struct TimerTests {
     private static let short = Duration.milliseconds(60)
 
-    @Test(arguments: Threading.allCases) func firstByte(_ threading: Threading) async throws {
+    @Test func firstByte() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             await connection.untilClosed()
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (_, recorder) = engine.get(upstream.port, timers: TransferTimers(firstByte: Self.short))
         let end = await recorder.end()
         #expect(end.failure?.reason == .firstByteTimer)
@@ -22,14 +22,14 @@ struct TimerTests {
         await upstream.close()
     }
 
-    @Test(arguments: Threading.allCases) func idleStartsAnewWithEachByte(_ threading: Threading) async throws {
+    @Test func idleStartsAnewWithEachByte() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
             try await connection.send("some")
             await connection.untilClosed()
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (_, recorder) = engine.get(
             upstream.port, timers: TransferTimers(firstByte: .seconds(30), idle: Self.short))
         #expect(await recorder.end().failure?.reason == .idleTimer)
@@ -38,13 +38,13 @@ struct TimerTests {
         await upstream.close()
     }
 
-    @Test(arguments: Threading.allCases) func totalRunsThroughEveryPhase(_ threading: Threading) async throws {
+    @Test func totalRunsThroughEveryPhase() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             while (try? await connection.chunk("x")) != nil { await Task.yield() }
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (_, recorder) = engine.get(
             upstream.port, timers: TransferTimers(idle: .seconds(30), total: Self.short))
         #expect(await recorder.end().failure?.reason == .totalTimer)
@@ -53,14 +53,13 @@ struct TimerTests {
     }
 
     /// The sockets that curl gave up have numbers that the next ones get: those must be watched all the same.
-    @Test(arguments: [false, true], Threading.allCases)
-    func connectEndsAndHindersNoLaterTransfer(isTLS: Bool, _ threading: Threading) async throws {
+    @Test(arguments: [false, true]) func connectEndsAndHindersNoLaterTransfer(isTLS: Bool) async throws {
         let dead = try await FullListener.start()
         let silent = try await FakeUpstream.start { connection in await connection.untilClosed() }
         let upstream = try await FakeUpstream.start { connection in
             while try await connection.request() != nil { try await connection.reply(body: "x") }
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let port = isTLS ? silent.port : dead.port
         for _ in 0..<3 {
             let given = (0..<5).map { _ in
@@ -76,8 +75,8 @@ struct TimerTests {
         await dead.close()
     }
 
-    @Test(arguments: Threading.allCases) func connectCoversALookUpThatHangs(_ threading: Threading) async throws {
-        let engine = try threading.engine()
+    @Test func connectCoversALookUpThatHangs() async throws {
+        let engine = try CurlEngine()
         let (_, recorder) = engine.get(
             9, host: "a-name-nobody-has.invalid", timers: TransferTimers(connect: .milliseconds(1)))
         let reason = await recorder.end().failure?.reason
@@ -86,7 +85,7 @@ struct TimerTests {
     }
 
     /// While the receiver holds a whole window, silence is of its own making.
-    @Test(arguments: Threading.allCases) func idleIsFrozenWhilePaused(_ threading: Threading) async throws {
+    @Test func idleIsFrozenWhilePaused() async throws {
         let size = 200_000
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
@@ -96,7 +95,7 @@ struct TimerTests {
         }
         var configuration = CurlEngineConfiguration()
         configuration.window = 32 << 10
-        let engine = try threading.engine(configuration)
+        let engine = try CurlEngine(configuration)
         let (transfer, recorder) = engine.get(upstream.port, timers: TransferTimers(idle: Self.short))
         await recorder.until { $0.bodyBytes >= 32 << 10 }
         // A second transfer with a longer timer is the clock: when its timer has fired, the first one's would have.

@@ -64,6 +64,24 @@ final class TransferRecorder: TransferReceiver, DeliveryQueue {
     }
 }
 
+extension CurlEngine {
+    func get(
+        _ port: Int, host: String = "127.0.0.1", isTLS: Bool = false, timers: TransferTimers = .init()
+    ) -> (Transfer, TransferRecorder) {
+        run(.example(.get, port, host: host, isTLS: isTLS, timers: timers))
+    }
+
+    func post(_ port: Int, _ body: String, timers: TransferTimers = .init()) -> (Transfer, TransferRecorder) {
+        run(.example(.post, port, body: body, timers: timers))
+    }
+
+    func run(
+        _ request: TransferRequest, recorder: TransferRecorder = TransferRecorder()
+    ) -> (Transfer, TransferRecorder) {
+        (start(request, receiver: recorder, on: recorder), recorder)
+    }
+}
+
 extension TransferRequest {
     /// A request for `/x`.
     static func example(

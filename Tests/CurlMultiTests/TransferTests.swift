@@ -5,12 +5,12 @@ import Testing
 /// What a transfer does in the ordinary case.
 @Suite(.timeLimit(.minutes(1)))
 struct TransferTests {
-    @Test(arguments: Threading.allCases) func postsTheBodyAndDeliversHeadBodyEnd(_ threading: Threading) async throws {
+    @Test func postsTheBodyAndDeliversHeadBodyEnd() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.reply("200 OK", "Content-Type: text/x\r\nRetry-After: 7\r\n", body: "hello")
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (_, recorder) = engine.post(upstream.port, #"{"a":1}"#)
         let end = await recorder.end()
         #expect(end.failure == nil)
@@ -25,11 +25,11 @@ struct TransferTests {
         await upstream.close()
     }
 
-    @Test(arguments: Threading.allCases) func connectionsAreReused(_ threading: Threading) async throws {
+    @Test func connectionsAreReused() async throws {
         let upstream = try await FakeUpstream.start { connection in
             while try await connection.request() != nil { try await connection.reply(body: "x") }
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         for round in 0..<5 {
             let (_, recorder) = engine.get(upstream.port)
             #expect(await recorder.end().isReusedConnection == (round > 0))
@@ -39,8 +39,7 @@ struct TransferTests {
         await upstream.close()
     }
 
-    @Test(arguments: Threading.allCases) func interimHeadsAndTrailersAreNotTheHead(_ threading: Threading) async throws
-    {
+    @Test func interimHeadsAndTrailersAreNotTheHead() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.send("HTTP/1.1 103 Early Hints\r\nContent-Type: wrong\r\n\r\n")
@@ -48,7 +47,7 @@ struct TransferTests {
             try await connection.chunk("ab")
             try await connection.send("0\r\nContent-Type: trailer\r\n\r\n")
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (_, recorder) = engine.get(upstream.port)
         #expect(await recorder.end().failure == nil)
         #expect(recorder.seen.head == ResponseHead(status: 200))
@@ -57,12 +56,12 @@ struct TransferTests {
         await upstream.close()
     }
 
-    @Test(arguments: Threading.allCases) func namedHostsAreLookedUp(_ threading: Threading) async throws {
+    @Test func namedHostsAreLookedUp() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.reply(body: "x")
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let (_, found) = engine.get(upstream.port, host: "localhost")
         #expect(await found.end().failure == nil)
         let (_, missing) = engine.get(upstream.port, host: "no-such-host.invalid")
@@ -78,14 +77,14 @@ struct TransferTests {
         #expect(HeaderList([("A", "")]) != nil)
     }
 
-    @Test(arguments: Threading.allCases) func twoThousandStreamsRunOnOneLoop(_ threading: Threading) async throws {
+    @Test func twoThousandStreamsRunOnOneLoop() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
             try await connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
             for _ in 0..<5 { try await connection.chunk("token") }
             try await connection.send("0\r\n\r\n")
         }
-        let engine = try threading.engine()
+        let engine = try CurlEngine()
         let recorders = (0..<2000).map { _ in engine.get(upstream.port).1 }
         for recorder in recorders {
             #expect(await recorder.end().failure == nil)

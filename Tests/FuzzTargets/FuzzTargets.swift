@@ -97,7 +97,6 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
 
     private static let gateway: Gateway = {
         var configuration = GatewayConfiguration()
-        configuration.server.curlLoops = 1
         configuration.log.access = false
         configuration.webllm.fallbackMessage = "none"
         do {

@@ -187,7 +187,6 @@ struct FramingTests {
     /// Its connections have no sockets, and no upstream is asked.
     private static func offlineGateway() throws -> Gateway {
         var configuration = GatewayConfiguration()
-        configuration.server.curlLoops = 1
         configuration.log.access = false
         return try Gateway(
             configuration, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() },

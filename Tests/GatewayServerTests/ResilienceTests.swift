@@ -127,19 +127,19 @@ struct ResilienceTests {
             await until { running.status("u").loaded == .models([]) }
             let gateway = running.server.gateway
             let (id, endpoint) = try #require(gateway.snapshot.endpoints.first)
-            let loop = running.server.loops[0]
-            try await loop.eventLoop.submit {
+            let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
+            try await eventLoop.submit {
+                let loop = LoopContext(eventLoop: eventLoop, gateway: gateway)
                 let job = Generation.Job(
                     chat: ChatRequest(messages: [], sampling: SamplingParameters()), modelID: "m",
                     client: ClientID(rawValue: 0), accepted: .now, requestID: "r", clientAddress: "unix",
                     route: "infer")
                 // It looked while the load was under way, and asks when that has ended.
                 let late = Generation(
-                    gateway: gateway, snapshot: gateway.snapshot, loop: loop, job: job)
+                    gateway: gateway, snapshot: gateway.snapshot, loop: NIOLoopBound(loop, eventLoop: eventLoop),
+                    job: job)
                 gateway.noteLoaded(id, "ready")
-                for model in ["ready", "cold"] {
-                    gateway.loader.load(model, on: id, endpoint, loop: loop.value, for: late)
-                }
+                for model in ["ready", "cold"] { gateway.loader.load(model, on: id, endpoint, loop: loop, for: late) }
             }.get()
             await until { !gateway.isCold(id, model: "cold") }
             let loads = upstream.state.requests.filter { $0.line.hasPrefix("POST") }

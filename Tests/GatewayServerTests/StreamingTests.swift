@@ -13,8 +13,7 @@ struct StreamingTests {
     private static let plainRequest = RawClient.text(
         "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")], body: #"{"prompt":"x"}"#)
 
-    /// With transfers on the event loops, and on a thread of their own.
-    @Test(arguments: [0, 1]) func piecesArriveAsTheyAreMade(curlLoops: Int) async throws {
+    @Test func piecesArriveAsTheyAreMade() async throws {
         let gate = Gate()
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in
@@ -32,9 +31,7 @@ struct StreamingTests {
                 try await connection.chunk(#"{"message":{"content":""},"done":true,"eval_count":42}"# + "\n")
                 try await connection.send("0\r\n\r\n")
             })
-        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
-            $0.server.curlLoops = curlLoops
-        } _: { gateway in
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
             try await gateway.client.connect { connection in
                 try await connection.send(Self.streamRequest)
                 let first = try await connection.read(through: "\"}\n\n")
@@ -99,17 +96,15 @@ struct StreamingTests {
         await upstream.close()
     }
 
-    @Test(arguments: [false, true], [0, 1])
-    func aClientThatLeavesStopsTheGeneration(_ streams: Bool, curlLoops: Int) async throws {
+    @Test(arguments: [false, true])
+    func aClientThatLeavesStopsTheGeneration(_ streams: Bool) async throws {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in
                 try await Scripts.startStream(connection)
                 try await connection.chunk(Scripts.token(#""a""#))
                 await connection.untilClosed()
             })
-        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
-            $0.server.curlLoops = curlLoops
-        } _: { gateway in
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
             let before = upstream.state.closed
             try await gateway.client.connect { connection in
                 try await connection.send(streams ? Self.streamRequest : Self.plainRequest)

@@ -2,15 +2,11 @@
 #pragma once
 
 #include <curl/curl.h>
-#include <linux/aio_abi.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/syscall.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 // curl_easy_setopt and friends are variadic, which Swift cannot import; one function per argument type also keeps a
 // `long` option from being given an `int`, which is undefined behaviour that nothing warns of.
@@ -87,35 +83,3 @@ static inline void ccurl_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
 // A GNU extension that the Glibc module leaves out.
 extern int pthread_setname_np(pthread_t thread, const char *name);
 static inline void ccurl_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
-
-// A one-shot timer at a time of CLOCK_MONOTONIC, in nanoseconds; setting it again takes the old time back.
-static inline int ccurl_timer_create(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC); }
-static inline void ccurl_timer_set(int timer, int64_t at) {
-    struct itimerspec spec = {.it_value = {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000}};
-    timerfd_settime(timer, TFD_TIMER_ABSTIME, &spec, NULL);
-}
-
-// Asynchronous polls have no functions in the C library. A result is of no interest, only that it adds one to an
-// eventfd; but it takes room in the context until it is fetched.
-typedef aio_context_t ccurl_polls;
-enum { ccurl_max_results = 64 };
-static inline int ccurl_polls_create(ccurl_polls *polls) {
-    *polls = 0;
-    return (int)syscall(SYS_io_setup, ccurl_max_results, polls);
-}
-static inline int ccurl_polls_submit(ccurl_polls polls, int fd, int counter) {
-    struct iocb request = {
-        .aio_lio_opcode = IOCB_CMD_POLL,
-        .aio_fildes = (uint32_t)fd,
-        .aio_buf = EPOLLIN,
-        .aio_flags = IOCB_FLAG_RESFD,
-        .aio_resfd = (uint32_t)counter,
-    };
-    struct iocb *requests = &request;
-    return (int)syscall(SYS_io_submit, polls, 1, &requests);
-}
-static inline void ccurl_polls_discard_results(ccurl_polls polls) {
-    struct io_event results[ccurl_max_results];
-    struct timespec no_wait = {0};
-    syscall(SYS_io_getevents, polls, 0, ccurl_max_results, results, &no_wait);
-}

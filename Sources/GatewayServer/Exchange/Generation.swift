@@ -7,8 +7,7 @@ import NIOCore
 ///
 /// It lives on its client's event loop: every function runs there, so its state needs no lock.
 actor Generation {
-    /// Receives the pieces of the answer as they come; called on the event loop.
-    /// Takes the pieces that came at once; never none.
+    /// Receives the pieces of the answer as they come, never none of them; called on the event loop.
     typealias PiecesHandler = @Sendable ([String]) -> Void
 
     private enum Signal {
@@ -41,7 +40,7 @@ actor Generation {
         /// For operators: the client's address, and the route.
         var clientAddress: String
         var route: String
-        /// Receives the pieces of the answer as they come; called on the event loop.
+        /// Nil where nobody waits for pieces.
         var onPieces: PiecesHandler?
     }
 
@@ -310,12 +309,12 @@ actor Generation {
         reply = AttemptReply(kind, idleTimeout: timeouts.idle)
         isTransferOver = false
         let receiver = AttemptReceiver(generation: self, attempt: attempt)
-        transfer = loop.value.transfers.start(
+        transfer = gateway.engine.start(
             TransferRequest(
                 method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
                 timers: TransferTimers(
                     connect: timeouts.connect, total: snapshot.configuration.server.totalTimeout + .seconds(1))),
-            receiver: receiver)
+            receiver: receiver, on: loop.value.delivery)
     }
 
     /// The gateway loads the model for everyone who waits for it. Patience is long, unless another upstream has it.

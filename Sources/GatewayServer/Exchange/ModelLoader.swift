@@ -63,11 +63,11 @@ final class ModelLoader: Sendable {
         let timeouts = endpoint.configuration.timeouts
         let started = MonotonicTime.now
         let receiver = LoadReceiver { [self] outcome in finished(key, endpoint, outcome, took: .now - started) }
-        _ = loop.transfers.start(
+        _ = gateway.engine.start(
             TransferRequest(
                 method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
                 timers: TransferTimers(connect: timeouts.connect, total: Self.maxDuration)),
-            receiver: receiver)
+            receiver: receiver, on: loop.delivery)
     }
 
     /// A client that leaves does not end the load.

@@ -13,7 +13,7 @@ package final class HTTPServer: Sendable {
     package let gateway: Gateway
     private let group: MultiThreadedEventLoopGroup
     private let listeners: Listeners
-    let loops: [NIOLoopBound<LoopContext>]
+    private let loops: [NIOLoopBound<LoopContext>]
     private let probers: NIOLoopBound<ProberSet>
     private let source: ConfigurationSource?
     /// As the process started: what takes effect only then is compared with it.
@@ -32,14 +32,22 @@ package final class HTTPServer: Sendable {
     package static func start(
         _ gateway: Gateway, source: ConfigurationSource? = nil, handover: Handover = Handover()
     ) async throws -> HTTPServer {
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: gateway.configuration.server.eventLoops)
+        let configured = gateway.configuration.server.threads
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: configured == 0 ? System.coreCount : configured)
         var loops: [NIOLoopBound<LoopContext>] = []
+        for eventLoop in group.makeIterator() {
+            loops.append(
+                try await eventLoop.submit {
+                    NIOLoopBound(LoopContext(eventLoop: eventLoop, gateway: gateway), eventLoop: eventLoop)
+                }.get())
+        }
         let listeners: Listeners
         do {
-            for eventLoop in group.makeIterator() { loops.append(try await makeContext(on: eventLoop, gateway)) }
             listeners = try await Listeners.bind(gateway, handover: handover, loops: loops, group: group)
         } catch {
-            await close(gateway, loops, group)
+            gateway.engine.shutdown()
+            try? await group.shutdownGracefully()
+            gateway.history.close()
             throw error
         }
         let first = loops[0]
@@ -53,31 +61,6 @@ package final class HTTPServer: Sendable {
             gateway: gateway, group: group, listeners: listeners, loops: loops, probers: probers, source: source)
         gateway.setOperations(server)
         return server
-    }
-
-    private static func makeContext(
-        on eventLoop: any EventLoop, _ gateway: Gateway
-    ) async throws -> NIOLoopBound<LoopContext> {
-        try await eventLoop.flatSubmit {
-            do throws(CurlEngineError) {
-                let transfers = try LoopTransfers(gateway.engine, eventLoop: eventLoop)
-                let context = LoopContext(eventLoop: eventLoop, gateway: gateway, transfers: transfers)
-                let bound = NIOLoopBound(context, eventLoop: eventLoop)
-                return transfers.open().map { bound }
-            } catch {
-                return eventLoop.makeFailedFuture(error)
-            }
-        }.get()
-    }
-
-    /// All transfers end, and then their event loops.
-    private static func close(
-        _ gateway: Gateway, _ loops: [NIOLoopBound<LoopContext>], _ group: MultiThreadedEventLoopGroup
-    ) async {
-        for loop in loops { try? await loop.eventLoop.submit { loop.value.transfers.close() }.get() }
-        gateway.engine.shutdown()
-        try? await group.shutdownGracefully()
-        gateway.history.close()
     }
 
     private init(
@@ -119,7 +102,9 @@ package final class HTTPServer: Sendable {
         await listeners.close()
         let probers = probers
         try? await probers.eventLoop.submit { probers.value.stop() }.get()
-        await Self.close(gateway, loops, group)
+        gateway.engine.shutdown()
+        try? await group.shutdownGracefully()
+        gateway.history.close()
     }
 
     private func forEachConnection(_ body: @escaping @Sendable (HTTPConnection) -> Void) {

@@ -98,14 +98,11 @@ package struct Listeners: Sendable {
         ])
     }
 
-    /// Serves a client on a channel that no listener accepted, such as one without a socket. Call on its event loop. The
-    /// gateway's transfers must have threads of their own (`server.curl_loops`).
+    /// Serves a client on a channel that no listener accepted, such as one without a socket. Call on its event loop.
     package static func serve(_ channel: any Channel, by gateway: Gateway) throws {
         let client = ClientID(channel.remoteAddress)
         _ = gateway.connectionOpened(client, of: .clients)
-        let transfers = try LoopTransfers(gateway.engine, eventLoop: channel.eventLoop)
-        let loop = LoopContext(eventLoop: channel.eventLoop, gateway: gateway, transfers: transfers)
-        try serve(channel, gateway, loop, Routes.client, client)
+        try serve(channel, gateway, LoopContext(eventLoop: channel.eventLoop, gateway: gateway), Routes.client, client)
     }
 
     private static func bind(

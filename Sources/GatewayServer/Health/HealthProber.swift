@@ -186,11 +186,11 @@ final class HealthProber {
     ) {
         let receiver = ProbeReceiver(
             NIOLoopBound(Completion(maxBody: Self.maxBody, done), eventLoop: loop.eventLoop))
-        transfer = loop.transfers.start(
+        transfer = gateway.engine.start(
             TransferRequest(
                 method: .get, target: endpoint.configuration.url.target(path), headers: endpoint.getHeaders,
                 timers: TransferTimers(total: timeout ?? endpoint.configuration.health.timeout)),
-            receiver: receiver)
+            receiver: receiver, on: loop.delivery)
     }
 }
 
