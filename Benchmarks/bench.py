@@ -161,12 +161,12 @@ def streams(server, path, count, body, tools):
     }
 
 
-def stream_round(folder, binary, count, tokens, servers) -> dict:
+def stream_round(folder, binary, count, tokens, apart_ms, servers) -> dict:
     """Each path with servers that have just started. The floor gives its reply whole: it has a part where that is one
     token."""
     ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
     up, px, fl, gw = free_ports(4)
-    upstream = [folder / "stream_up", "-p", str(up), "-n", str(tokens), "-u", "20000", "-q"]
+    upstream = [folder / "stream_up", "-p", str(up), "-n", str(tokens), "-u", str(apart_ms * 1000), "-q"]
     servers.append(Server("upstream", up, upstream))
     paths = {"nginx": (proxy(folder, "nginx", px, up), "/api/chat", ask)}
     servers.append(paths["nginx"][0])
@@ -234,10 +234,11 @@ def main():
             for server in servers:
                 server.stop()
             servers.clear()
-            for count, tokens in ((100, 100), (1000, 100), (1000, 1)):
+            for count, tokens, apart_ms in ((100, 100, 20), (1000, 100, 20), (1000, 1, 20), (16, 5000, 0)):
                 everything[f"streams {count} of {tokens}"] = print_medians(
-                    f"{count} streams of {tokens} token{'s' * (tokens > 1)}, 20 ms apart",
-                    [stream_round(folder, arguments.gateway, count, tokens, servers) for _ in range(3 * rounds)])
+                    f"{count} streams of {tokens} token{'s' * (tokens > 1)}, {apart_ms} ms apart",
+                    [stream_round(folder, arguments.gateway, count, tokens, apart_ms, servers)
+                     for _ in range(3 * rounds)])
         finally:
             for server in servers:
                 server.stop()

@@ -227,7 +227,12 @@ private func finished(
         for _ in 0..<100 { history.store.record(finished(String(repeating: "forget me ", count: 1000))) }
         _ = try await history.requests()
         func files() throws -> [Data] {
-            try ["", "-wal"].map { try Data(contentsOf: URL(fileURLWithPath: history.path + $0)) }
+            try ["", "-wal"].map { suffix in
+                let path = history.path + suffix
+                // Foundation loses 4 KiB for each empty file that it reads.
+                let size = try FileManager.default.attributesOfItem(atPath: path)[.size] as? Int
+                return size == 0 ? Data() : try Data(contentsOf: URL(fileURLWithPath: path))
+            }
         }
         #expect(try files().contains { $0.range(of: text) != nil })
         history.store.clear()
