@@ -439,6 +439,7 @@ actor Generation {
         return followed
     }
 
+    /// Takes the events at hand over, up to the attempt's end, which it returns.
     private func takeEvents() -> Followed? {
         for event in events {
             switch event {
@@ -449,7 +450,7 @@ actor Generation {
                 }
                 text += piece
                 pieces += 1
-                newPieces.append(piece)
+                if job.onPieces != nil { newPieces.append(piece) }
             case .thinking: noteFirstToken()
             case .progress: break
             case .finished(let usage):
