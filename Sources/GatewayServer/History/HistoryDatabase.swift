@@ -140,7 +140,9 @@ final class HistoryDatabase: Sendable {
     ) throws -> (totals: RequestTotals, rows: Int) {
         try connections.write { db in
             let insert = try db.cachedStatement(sql: Self.insertSQL)
-            for request in requests {
+            let begin = ContinuousClock.now
+            for (number, request) in requests.enumerated() {
+                if number % Self.rowsPerTurn == Self.rowsPerTurn - 1 { Self.giveWay(since: begin) }
                 do {
                     try row(request.value, id: request.id, insert).insert(db)
                 } catch let error as DatabaseError where error.resultCode == .SQLITE_CONSTRAINT {
@@ -160,6 +162,16 @@ final class HistoryDatabase: Sendable {
             return try Self.fetchTotals(db)
         }
     }
+
+    /// Linux lets a thread run on to the next tick, 4 ms at 250 Hz, while an event loop waits for the same core. So a write
+    /// gives the core up after some rows, a tenth of a millisecond. Not for ever: where others never leave the cores idle,
+    /// each time may take milliseconds, and rows have to be written all the same.
+    private static func giveWay(since begin: ContinuousClock.Instant) {
+        if ContinuousClock.now - begin < longestPatience { sched_yield() }
+    }
+
+    private static let rowsPerTurn = 32
+    private static let longestPatience = Duration.milliseconds(100)
 
     private static let insertSQL =
         "INSERT INTO request VALUES (" + Array(repeating: "?", count: 25).joined(separator: ",") + ")"

@@ -55,7 +55,8 @@ final class HistoryStore: Sendable {
     private let state = Mutex(State())
     /// Nil while it cannot be opened.
     private let database = Mutex<HistoryDatabase?>(nil)
-    private let queue = DispatchQueue(label: "history")
+    /// Requests go first: its thread has the niceness 2 on Linux.
+    private let queue = DispatchQueue(label: "history", qos: .utility)
 
     /// Entries kept in memory: as many as the WebLLM API gives.
     static let recentCount = 100
@@ -69,7 +70,7 @@ final class HistoryStore: Sendable {
     /// Soon, so that a gateway which is restarted often sweeps too.
     private static let firstSweep = DispatchTimeInterval.seconds(1)
     private static let sweepInterval = DispatchTimeInterval.seconds(60)
-    private static let sweepStep = 2000
+    private static let sweepStep = 500
 
     /// - Throws: ``GatewayError`` where the database is of a newer version. Anything else that is wrong with it is told in
     ///   the log, and tried again.
@@ -338,7 +339,7 @@ final class HistoryStore: Sendable {
             } catch {}  // a disk that is full or locked: the next sweep comes
         }
         if deleted > 0 { readTotals() }
-        scheduleSweep(after: deleted > 0 ? .milliseconds(20) : Self.sweepInterval)
+        scheduleSweep(after: deleted > 0 ? .milliseconds(5) : Self.sweepInterval)
     }
 
     // MARK: Trouble
