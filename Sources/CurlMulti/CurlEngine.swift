@@ -4,6 +4,7 @@ import Synchronization
 /// Makes HTTP transfers on its own loop threads. It knows nothing of what they carry and never decides on a retry.
 package final class CurlEngine: Sendable {
     private let loops: [LoopThread]
+    private let transfersPerLoop: Int
     private let nextID = Atomic<UInt64>(0)
 
     /// Starts the loop threads.
@@ -14,6 +15,7 @@ package final class CurlEngine: Sendable {
             loops.append(try LoopThread(configuration))
         }
         self.loops = loops
+        transfersPerLoop = configuration.transfersPerLoop
     }
 
     /// curl_global_init is not thread safe and must run once; SIGPIPE must be off before any transfer.
@@ -28,9 +30,16 @@ package final class CurlEngine: Sendable {
         _ request: TransferRequest, receiver: any TransferReceiver, on queue: any DeliveryQueue
     ) -> Transfer {
         let id = nextID.add(1, ordering: .relaxed).newValue
-        let loop = loops[Int(id % UInt64(loops.count))]
-        loop.mailbox.post(.start(id, request, receiver, queue))
-        return Transfer(id: id, mailbox: loop.mailbox)
+        let mailbox = loopWithRoom().mailbox
+        mailbox.post(.start(id, request, receiver, queue))
+        return Transfer(id: id, mailbox: mailbox)
+    }
+
+    /// The first that has room: few transfers share one loop and its idle connections. Where none has, the one with the
+    /// fewest.
+    private func loopWithRoom() -> LoopThread {
+        loops.first { $0.mailbox.transfers < transfersPerLoop }
+            ?? loops.min { $0.mailbox.transfers < $1.mailbox.transfers }!
     }
 
     /// Cancels every transfer, delivers their ends and joins the threads. Transfers started later end as cancelled.
@@ -58,9 +67,12 @@ package struct Transfer: Sendable {
 }
 
 package struct CurlEngineConfiguration: Sendable {
-    /// Loop threads; one carries about 30 000 requests a second.
+    /// Loop threads, 1 or more; one carries about 30 000 requests a second.
     package var loops = 1
-    /// Idle connections kept for reuse, over all upstreams.
+    /// Transfers that run on one loop before the next takes part. A thousand that start at once are too much for one, and
+    /// a few dozen cost less on one than on two.
+    package var transfersPerLoop = 128
+    /// Idle connections that each loop keeps for reuse, over all upstreams.
     package var maxIdleConnections = 512
     /// Oldest idle connection that is used again; below the 5 s after which llama.cpp closes.
     package var maxIdleAge: Duration = .seconds(4)

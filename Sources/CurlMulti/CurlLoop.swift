@@ -270,6 +270,7 @@ final class CurlLoop {
 
     private func end(_ transfer: ActiveTransfer, code: CURLcode, ownReason: TransferFailure.Reason?) {
         guard transfers.removeValue(forKey: transfer.id) != nil else { return }
+        mailbox.noteEnd()
         statistics.activeTransfers = transfers.count
         statistics.pauses += transfer.pauses
         let result = EasyHandle.result(of: transfer, code: code, ownReason: ownReason, now: now)

@@ -50,7 +50,8 @@ package final class Gateway: Sendable {
         self.table = Mutex(table)
         history = try HistoryStore(configuration, logger: logger)
         var engineConfiguration = CurlEngineConfiguration()
-        engineConfiguration.loops = configuration.server.curlLoops
+        let loops = configuration.server.curlLoops
+        engineConfiguration.loops = loops == 0 ? min(System.coreCount, 16) : loops
         do {
             engine = try CurlEngine(engineConfiguration)
         } catch {

@@ -1,5 +1,7 @@
 import CurlMulti
+import Glibc
 import Support
+import Synchronization
 import Testing
 
 /// What a transfer does in the ordinary case.
@@ -66,6 +68,44 @@ struct TransferTests {
         #expect(await found.end().failure == nil)
         let (_, missing) = engine.get(upstream.port, host: "no-such-host.invalid")
         #expect(await missing.end().failure?.reason == .resolve)
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    @Test func loopsAreFilledOneAfterTheOther() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            try await connection.chunk("token")
+            _ = try await connection.request()  // until it is closed
+        }
+        var configuration = CurlEngineConfiguration()
+        configuration.loops = 2
+        configuration.transfersPerLoop = 2
+        let engine = try CurlEngine(configuration)
+        let threads = Mutex<[pthread_t]>([])
+        func stream() async -> (Transfer, TransferRecorder) {
+            let recorder = TransferRecorder { _ in threads.withLock { $0.append(pthread_self()) } }
+            let transfer = engine.run(.example(.get, upstream.port), recorder: recorder).0
+            await recorder.until { $0.bodyBytes > 0 }
+            return (transfer, recorder)
+        }
+
+        var streams: [(Transfer, TransferRecorder)] = []
+        for _ in 0..<5 { streams.append(await stream()) }
+        let first = threads.withLock { $0[0] }
+        #expect(threads.withLock { $0.map { $0 == first } } == [true, true, false, false, true])
+
+        streams[2].0.cancel()
+        _ = await streams[2].1.end()
+        _ = await stream()
+        #expect(threads.withLock { $0[5] } != first, "the one with the fewest")
+        for number in [0, 1, 4] {
+            streams[number].0.cancel()
+            _ = await streams[number].1.end()
+        }
+        for _ in 0..<2 { _ = await stream() }
+        #expect(threads.withLock { $0[6...].allSatisfy { $0 == first } }, "the first has room again")
         engine.shutdown()
         await upstream.close()
     }

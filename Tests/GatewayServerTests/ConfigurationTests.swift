@@ -179,7 +179,7 @@ struct ConfigurationTests {
 
     @Test func allMistakesAreToldAtOnce() throws {
         do {
-            _ = try load("[server]\nthreads = -1\ncurl_loops = 0\n[log]\nlevel = \"loud\"\n" + Self.upstream)
+            _ = try load("[server]\nthreads = -1\ncurl_loops = 17\n[log]\nlevel = \"loud\"\n" + Self.upstream)
             Issue.record("accepted")
         } catch ConfigurationError.faults(_, let faults) {
             #expect(faults.map(\.key) == ["server.threads", "server.curl_loops", "log.level"])
