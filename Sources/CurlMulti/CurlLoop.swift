@@ -9,7 +9,7 @@ final class CurlLoop {
     private let mailbox: Mailbox
     private let configuration: CurlEngineConfiguration
     private let epoll: Int32
-    private let multi: UnsafeMutableRawPointer
+    private var multi: UnsafeMutableRawPointer
     private var transfers: [UInt64: ActiveTransfer] = [:]
     private var hosts = HostTable()
     private var outboxes: [(queue: any DeliveryQueue, batch: [Delivery])] = []
@@ -25,6 +25,8 @@ final class CurlLoop {
     private var curlDeadline: Int64?
     /// No timer of ours fires before this; the true next one is found by a scan when it passes.
     private var nextScan: Int64 = .max
+    /// When idle connections are too old for another transfer, should none start before.
+    private var idleDeadline: Int64 = .max
     private var isRunning = true
     /// Read once a turn; within a turn time stands still.
     private(set) var now: Int64 = CurlLoop.clock()
@@ -39,6 +41,12 @@ final class CurlLoop {
         self.configuration = configuration
         self.epoll = epoll
         multi = curl_multi_init()
+        configureMulti()
+        // Edge-triggered: each write is one event, and nobody has to read the counter.
+        _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, mailbox.eventFD, EPOLLIN.rawValue | EPOLLET.rawValue)
+    }
+
+    private func configureMulti() {
         let context = Unmanaged.passUnretained(self).toOpaque()
         ccurl_multi_set_socket_callback(multi) { _, fd, what, context, _ in
             CurlLoop.from(context).watch(fd, what)
@@ -55,8 +63,6 @@ final class CurlLoop {
         // The default shrinks with current use and would drop warm connections.
         ccurl_multi_set_long(multi, CURLMOPT_MAXCONNECTS, configuration.maxIdleConnections)
         ccurl_multi_set_long(multi, CURLMOPT_PIPELINING, 0)
-        // Edge-triggered: each write is one event, and nobody has to read the counter.
-        _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, mailbox.eventFD, EPOLLIN.rawValue | EPOLLET.rawValue)
     }
 
     deinit { close(epoll) }
@@ -252,6 +258,20 @@ final class CurlLoop {
                 nextScan = deadline.at
             }
         }
+        guard transfers.isEmpty else { return }
+        if idleDeadline <= now { closeIdleConnections() } else { nextScan = min(nextScan, idleDeadline) }
+    }
+
+    /// curl closes a connection that is too old, or that the upstream has ended, only when it looks for one; a loop that is
+    /// called seldom would keep hundreds after a busy time. A multi handle's end is the only way to close them all.
+    private func closeIdleConnections() {
+        idleDeadline = .max
+        guard !watched.isEmpty else { return }
+        curl_multi_cleanup(multi)
+        multi = curl_multi_init()
+        configureMulti()
+        watched = [:]
+        curlDeadline = nil
     }
 
     // MARK: Ends
@@ -282,6 +302,9 @@ final class CurlLoop {
         }
         transfer.update.end = result
         deliver(transfer)
+        guard transfers.isEmpty else { return }
+        idleDeadline = now + configuration.maxIdleAge.nanoseconds
+        nextScan = min(nextScan, idleDeadline)
     }
 
     private func endAll() {

@@ -41,6 +41,23 @@ struct TransferTests {
         await upstream.close()
     }
 
+    @Test func connectionsTooOldForReuseAreClosed() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(body: "x") }
+        }
+        var configuration = CurlEngineConfiguration()
+        configuration.maxIdleAge = .milliseconds(20)
+        let engine = try CurlEngine(configuration)
+        for round in 1...2 {
+            let (_, recorder) = engine.get(upstream.port)
+            #expect(await recorder.end().failure == nil)
+            await upstream.until { $0.closed == round }
+        }
+        #expect(upstream.state.opened == 2)
+        engine.shutdown()
+        await upstream.close()
+    }
+
     @Test func interimHeadsAndTrailersAreNotTheHead() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()
