@@ -161,7 +161,7 @@ def streams(server, path, count, body, tools):
     }
 
 
-def stream_round(folder, binary, count, tokens, apart_ms, servers) -> dict:
+def stream_round(folder, binary, count, tokens, apart_ms, servers, number) -> dict:
     """Each path with servers that have just started. The floor gives its reply whole: it has a part where that is one
     token."""
     ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
@@ -176,11 +176,18 @@ def stream_round(folder, binary, count, tokens, apart_ms, servers) -> dict:
         paths["libcurl floor"] = (floor, "/api/chat", ask)
     paths["gateway"] = (gateway(folder, binary, gw, up), "/webllm/api/infer", '{"prompt":"x","stream":true}')
     servers.append(paths["gateway"][0])
-    figures = {name: streams(server, path, count, body, folder) for name, (server, path, body) in paths.items()}
+    figures = {
+        name: streams(server, path, count, body, folder) for name, (server, path, body) in turned(paths.items(), number)}
     for server in servers:
         server.stop()
     servers.clear()
     return figures
+
+
+def turned(paths, number) -> list:
+    """Another first in each round: what runs before leaves its mark, such as a warm machine."""
+    paths = list(paths)
+    return paths[number % len(paths):] + paths[:number % len(paths)]
 
 
 def print_medians(title, rounds) -> dict:
@@ -225,11 +232,13 @@ def main():
             print(f"gateway: {everything['idle']['rss_mib']:.1f} MiB idle, listening after "
                   f"{everything['idle']['start_s'] * 1000:.0f} ms")
             for connections in (1, 32, 128):
+                paths = [
+                    (ours, "/webllm/api/infer"), (forgetful, "/webllm/api/infer"), (limit, "/api/chat"),
+                    (plain, "/api/chat"), (direct, "/api/chat")]
                 everything[f"unary {connections}"] = print_medians(f"POST infer, {connections} connections", [{
-                    server.name: wrk(server, path, connections, duration, script) for server, path in [
-                        (ours, "/webllm/api/infer"), (forgetful, "/webllm/api/infer"), (limit, "/api/chat"),
-                        (plain, "/api/chat"), (direct, "/api/chat")]
-                } for _ in range(rounds)])
+                    server.name: wrk(server, path, connections, duration, script)
+                    for server, path in turned(paths, number)
+                } for number in range(rounds)])
             everything["peak_rss_mib"] = ours.memory_kib("VmHWM") / 1024
             for server in servers:
                 server.stop()
@@ -237,8 +246,8 @@ def main():
             for count, tokens, apart_ms in ((100, 100, 20), (1000, 100, 20), (1000, 1, 20), (16, 5000, 0)):
                 everything[f"streams {count} of {tokens}"] = print_medians(
                     f"{count} streams of {tokens} token{'s' * (tokens > 1)}, {apart_ms} ms apart",
-                    [stream_round(folder, arguments.gateway, count, tokens, apart_ms, servers)
-                     for _ in range(3 * rounds)])
+                    [stream_round(folder, arguments.gateway, count, tokens, apart_ms, servers, number)
+                     for number in range(3 * rounds)])
         finally:
             for server in servers:
                 server.stop()
