@@ -22,7 +22,7 @@ final class Mailbox: Sendable {
     }
 
     private let state = Mutex(State())
-    private let started = Atomic<Int>(0)
+    private let transferCount = Atomic<Int>(0)
     let eventFD: Int32
 
     init() throws(CurlEngineError) {
@@ -33,14 +33,14 @@ final class Mailbox: Sendable {
     deinit { close(eventFD) }
 
     /// Transfers that were posted and have not ended.
-    var transfers: Int { started.load(ordering: .relaxed) }
+    var transfers: Int { transferCount.load(ordering: .relaxed) }
 
     /// The loop's word that a transfer is over.
-    func noteEnd() { started.subtract(1, ordering: .relaxed) }
+    func noteEnd() { transferCount.subtract(1, ordering: .relaxed) }
 
     /// Wakes the loop only when it sleeps: awake, it looks here before it sleeps again.
     func post(_ command: Command) {
-        if case .start = command { started.add(1, ordering: .relaxed) }
+        if case .start = command { transferCount.add(1, ordering: .relaxed) }
         let (wake, refused) = state.withLock { state in
             guard !state.isClosed else { return (false, true) }
             state.commands.append(command)
