@@ -263,10 +263,10 @@ final class CurlLoop {
     }
 
     /// curl closes a connection that is too old, or that the upstream has ended, only when it looks for one; a loop that is
-    /// called seldom would keep hundreds after a busy time. A multi handle's end is the only way to close them all.
+    /// called seldom would keep hundreds after a busy time. A multi handle's end is the only way to close them all; those
+    /// that the upstream has ended are not even watched any more.
     private func closeIdleConnections() {
         idleDeadline = .max
-        guard !watched.isEmpty else { return }
         curl_multi_cleanup(multi)
         multi = curl_multi_init()
         configureMulti()

@@ -51,7 +51,7 @@ package final class Gateway: Sendable {
         history = try HistoryStore(configuration, logger: logger)
         var engineConfiguration = CurlEngineConfiguration()
         let loops = configuration.server.curlLoops
-        engineConfiguration.loops = loops == 0 ? min(System.coreCount, 16) : loops
+        engineConfiguration.loops = loops == 0 ? min(System.coreCount, ServerConfiguration.maxCurlLoops) : loops
         do {
             engine = try CurlEngine(engineConfiguration)
         } catch {

@@ -58,6 +58,23 @@ struct TransferTests {
         await upstream.close()
     }
 
+    @Test func idleConnectionsThatTheUpstreamEndedAreClosed() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            try await connection.reply(body: "x")
+            try await connection.endOutput()
+            await connection.untilClosed()
+        }
+        var configuration = CurlEngineConfiguration()
+        configuration.maxIdleAge = .milliseconds(200)
+        let engine = try CurlEngine(configuration)
+        let (_, recorder) = engine.get(upstream.port)
+        #expect(await recorder.end().failure == nil)
+        await upstream.until { $0.closed == 1 }
+        engine.shutdown()
+        await upstream.close()
+    }
+
     @Test func interimHeadsAndTrailersAreNotTheHead() async throws {
         let upstream = try await FakeUpstream.start { connection in
             _ = try await connection.request()

@@ -165,6 +165,9 @@ package final class FakeConnection {
     /// Waits until the peer closes, dropping what still comes.
     package func untilClosed() async { while let bytes = try? await inbound.next() { _ = bytes } }
 
+    /// Closes its own half: the peer reads the end of what comes.
+    package func endOutput() async throws { try await channel.close(mode: .output) }
+
     /// Closes with a TCP reset.
     package func reset() async throws {
         try await (channel as? any SocketOptionProvider)?.setSoLinger(linger(l_onoff: 1, l_linger: 0)).get()

@@ -32,8 +32,9 @@ package struct ServerConfiguration: Sendable, Equatable {
     package var listen: [ListenAddress] = [.tcp(host: "127.0.0.1", port: 8000)]
     /// NIO event loops, 0...256; 0 means one a core.
     package var threads = 0
-    /// libcurl loop threads, 0...16; 0 means one a core, 16 at most.
+    /// libcurl loop threads, 0...``maxCurlLoops``; 0 means one a core, as many at most.
     package var curlLoops = 0
+    package static let maxCurlLoops = 16
     /// Largest request body, in bytes.
     package var maxBody = 4 << 20
     /// Bytes that the bodies of all requests may take together, while they arrive, wait and run.

@@ -24,7 +24,7 @@ enum GatewayReader {
         (server.listen, isListenEmpty) = addresses(table, server.listen)
         if isListenEmpty { table.fault(.outOfRange, "listen", "empty; accepted: at least one address") }
         server.threads = table.integer("threads", server.threads, in: 0...256)
-        server.curlLoops = table.integer("curl_loops", server.curlLoops, in: 0...16)
+        server.curlLoops = table.integer("curl_loops", server.curlLoops, in: 0...ServerConfiguration.maxCurlLoops)
         server.maxBody = table.size("max_body", server.maxBody, in: 1024...1 << 30)
         server.maxBodyMemory = table.size("max_body_memory", server.maxBodyMemory, in: 1024...1 << 40)
         server.maxHead = table.size("max_head", server.maxHead, in: 1024...64 << 10)
