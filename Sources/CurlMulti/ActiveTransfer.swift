@@ -19,7 +19,7 @@ final class ActiveTransfer {
     let window: Int
 
     /// Nil while the host's name is looked up.
-    var easy: UnsafeMutableRawPointer?
+    var easy: EasyHandle?
     var pin: HostTable.Pin?
 
     var phase: Phase
@@ -76,7 +76,7 @@ final class ActiveTransfer {
         case .more: return true
         case .head(let head):
             update.head = head
-            if let easy { update.connectTime = EasyHandle.connectTime(easy) }
+            if let easy { update.connectTime = easy.connectTime }
             loop.markDirty(self)
             return true
         case .tooLarge:

@@ -76,12 +76,18 @@ package struct CurlEngineConfiguration: Sendable {
     package var maxIdleConnections = 512
     /// Oldest idle connection that is used again; below the 5 s after which llama.cpp closes.
     package var maxIdleAge: Duration = .seconds(4)
+    /// Oldest connection to a named host that is used again, in whole seconds: one that is busy would else never see that
+    /// the name has another address.
+    package var maxConnectionAge: Duration = .seconds(60)
     /// Body bytes a receiver may hold unacknowledged before its transfer is paused.
     package var window = 256 << 10
     /// Bytes of one reply's heads, 1xx included.
     package var maxHeaderBytes = 64 << 10
     /// How long a looked-up address is used without looking again.
     package var addressLifetime: Duration = .seconds(30)
+    package typealias LookUp = @Sendable (_ host: String) -> [String]
+    /// Finds the numeric addresses of a named host; called on a thread of its own, which it may block.
+    package var lookUp: LookUp = HostTable.lookUp
 
     package init() {}
 }
@@ -95,14 +101,13 @@ package struct CurlEngineError: Error, CustomStringConvertible {
 /// Counters since start, and one gauge.
 package struct CurlEngineStatistics: Sendable, Equatable {
     package var activeTransfers = 0
-    package var startedTransfers: UInt64 = 0
     /// A loop that turns far more often than bytes arrive is spinning.
     package var loopTurns: UInt64 = 0
+    /// Transfers stopped for a while because their receiver held a whole window.
     package var pauses: UInt64 = 0
 
     mutating func add(_ other: Self) {
         activeTransfers += other.activeTransfers
-        startedTransfers += other.startedTransfers
         loopTurns += other.loopTurns
         pauses += other.pauses
     }

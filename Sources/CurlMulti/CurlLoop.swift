@@ -16,7 +16,7 @@ final class CurlLoop {
     private var dirty: [ActiveTransfer] = []
     /// What each descriptor in the epoll is watched for; zero where curl does not watch it at present.
     private var watched: [curl_socket_t: UInt32] = [:]
-    private var spareHandles: [UnsafeMutableRawPointer] = []
+    private var spareHandles: [EasyHandle] = []
     /// Taken from the mailbox; those before `nextCommand` are done.
     private var commands: [Mailbox.Command] = []
     private var nextCommand = 0
@@ -99,7 +99,7 @@ final class CurlLoop {
             flush()
         }
         endAll()
-        for easy in spareHandles { curl_easy_cleanup(easy) }
+        spareHandles = []
         curl_multi_cleanup(multi)
     }
 
@@ -181,7 +181,7 @@ final class CurlLoop {
         case .acknowledge(let id, let bytes):
             if let transfer = transfers[id], transfer.acknowledge(bytes), let easy = transfer.easy {
                 schedule(transfer)
-                curl_easy_pause(easy, CURLPAUSE_CONT)
+                curl_easy_pause(easy.curl, CURLPAUSE_CONT)
             }
         case .resolved(let host, let addresses):
             resolved(host, addresses)
@@ -193,7 +193,6 @@ final class CurlLoop {
     private func start(
         _ id: UInt64, _ request: TransferRequest, _ receiver: any TransferReceiver, _ queue: any DeliveryQueue
     ) {
-        statistics.startedTransfers += 1
         let transfer = ActiveTransfer(
             id: id, request: request, receiver: receiver, outbox: outboxIndex(queue), phase: .connecting,
             configuration: configuration, loop: self)
@@ -206,7 +205,7 @@ final class CurlLoop {
         }
         let host = request.target.host
         let (addresses, mustLookUp) = hosts.find(host, now: now)
-        if mustLookUp { HostTable.start(host, reportingTo: mailbox) }
+        if mustLookUp { HostTable.start(host, by: configuration.lookUp, reportingTo: mailbox) }
         if addresses.isEmpty {
             transfer.phase = .resolving
         } else {
@@ -227,8 +226,7 @@ final class CurlLoop {
     }
 
     private func launch(_ transfer: ActiveTransfer, addresses: [String] = []) {
-        guard let easy = spareHandles.popLast() ?? EasyHandle.make(maxIdleAge: configuration.maxIdleAge, loop: self)
-        else {
+        guard let easy = spareHandles.popLast() ?? EasyHandle(maxIdleAge: configuration.maxIdleAge, loop: self) else {
             end(transfer, code: CURLE_OUT_OF_MEMORY, ownReason: nil)
             return
         }
@@ -237,8 +235,8 @@ final class CurlLoop {
             transfer.pin = HostTable.Pin(host: target.host, port: target.port, addresses: addresses)
         }
         transfer.easy = easy
-        EasyHandle.configure(easy, for: transfer)
-        let added = curl_multi_add_handle(multi, easy)
+        easy.configure(for: transfer, maxConnectionAge: configuration.maxConnectionAge)
+        let added = curl_multi_add_handle(multi, easy.curl)
         if added != CURLM_OK { end(transfer, code: CURLE_FAILED_INIT, ownReason: nil) }
     }
 
@@ -293,11 +291,11 @@ final class CurlLoop {
         mailbox.noteEnd()
         statistics.activeTransfers = transfers.count
         statistics.pauses += transfer.pauses
-        let result = EasyHandle.result(of: transfer, code: code, ownReason: ownReason, now: now)
+        let result = EasyHandle.result(of: transfer, code: code, ownReason: ownReason)
         if let easy = transfer.easy {
             // Removing a handle in mid-transfer closes its connection: the upstream learns that nobody listens.
-            curl_multi_remove_handle(multi, easy)
-            if spareHandles.count < Self.maxSpareHandles { spareHandles.append(easy) } else { curl_easy_cleanup(easy) }
+            curl_multi_remove_handle(multi, easy.curl)
+            if spareHandles.count < Self.maxSpareHandles { spareHandles.append(easy) }
             transfer.easy = nil
         }
         transfer.update.end = result

@@ -43,22 +43,25 @@ struct HostTable {
     }
 
     /// Starts a look-up on a thread of its own and posts its result; at most one a host runs at a time.
-    static func start(_ host: String, reportingTo mailbox: Mailbox) {
+    static func start(_ host: String, by lookUp: @escaping CurlEngineConfiguration.LookUp, reportingTo mailbox: Mailbox)
+    {
         final class Job {
             let host: String
+            let lookUp: CurlEngineConfiguration.LookUp
             let mailbox: Mailbox
-            init(host: String, mailbox: Mailbox) {
+            init(host: String, lookUp: @escaping CurlEngineConfiguration.LookUp, mailbox: Mailbox) {
                 self.host = host
+                self.lookUp = lookUp
                 self.mailbox = mailbox
             }
         }
         var thread = pthread_t()
-        let job = Unmanaged.passRetained(Job(host: host, mailbox: mailbox))
+        let job = Unmanaged.passRetained(Job(host: host, lookUp: lookUp, mailbox: mailbox))
         let result = pthread_create(
             &thread, nil,
             { argument in
                 let job = Unmanaged<Job>.fromOpaque(argument!).takeRetainedValue()
-                job.mailbox.post(.resolved(host: job.host, addresses: HostTable.lookUp(job.host)))
+                job.mailbox.post(.resolved(host: job.host, addresses: job.lookUp(job.host)))
                 return nil
             }, job.toOpaque())
         if result == 0 {
@@ -69,7 +72,9 @@ struct HostTable {
         }
     }
 
-    private static func lookUp(_ host: String) -> [String] {
+    /// By the system's resolver; blocks.
+    /// - Returns: numeric addresses in the resolver's order; none where it knows none or fails.
+    static func lookUp(_ host: String) -> [String] {
         var hints = addrinfo()
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
         hints.ai_flags = AI_ADDRCONFIG

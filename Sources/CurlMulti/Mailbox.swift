@@ -83,7 +83,5 @@ final class Mailbox: Sendable {
 
 extension TransferResult {
     /// The end of a transfer that never reached curl.
-    static let endedBeforeStart = TransferResult(
-        failure: TransferFailure(reason: .cancelled, curlCode: 0, detail: "the engine has stopped"), connectTime: .zero,
-        firstByteTime: .zero, totalTime: .zero, bytesReceived: 0, isReusedConnection: false)
+    static let endedBeforeStart = TransferResult(failure: TransferFailure(reason: .cancelled), connectTime: .zero)
 }

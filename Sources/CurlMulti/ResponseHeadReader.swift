@@ -30,8 +30,6 @@ package struct ResponseHeadReader: Sendable {
             guard head.status >= 200 || head.status == 101 else { return .more }
             isDone = true
             return .head(head)
-        } else if let value = Self.value(of: "content-type", in: line) {
-            head.contentType = value
         } else if let value = Self.value(of: "retry-after", in: line) {
             head.retryAfter = value
         }

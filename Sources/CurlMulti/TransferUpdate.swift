@@ -29,13 +29,10 @@ package struct Delivery: Sendable {
 package struct ResponseHead: Sendable, Equatable {
     package var status: Int
     /// At most 256 bytes.
-    package var contentType: String?
-    /// At most 256 bytes.
     package var retryAfter: String?
 
-    package init(status: Int, contentType: String? = nil, retryAfter: String? = nil) {
+    package init(status: Int, retryAfter: String? = nil) {
         self.status = status
-        self.contentType = contentType
         self.retryAfter = retryAfter
     }
 }
@@ -46,11 +43,6 @@ package struct TransferResult: Sendable {
     package var failure: TransferFailure?
     /// Until the connection was up; on a reused one the few microseconds until it was found.
     package var connectTime: Duration
-    /// Until the first byte of the reply; zero where none came.
-    package var firstByteTime: Duration
-    package var totalTime: Duration
-    package var bytesReceived: Int
-    package var isReusedConnection: Bool
 }
 
 package struct TransferFailure: Error, Sendable, Equatable {
@@ -78,8 +70,6 @@ package struct TransferFailure: Error, Sendable, Equatable {
     }
 
     package var reason: Reason
-    /// libcurl's CURLcode, 0 where the end was ours.
-    package var curlCode: UInt32
-    /// For logs; at most 200 bytes.
-    package var detail: String
+    /// libcurl's words, for logs, at most 200 characters; nil where the end was ours.
+    package var detail: String?
 }

@@ -106,11 +106,15 @@ package final class Gateway: Sendable {
         return selection
     }
 
-    /// - Returns: seconds until it may be worth to come back.
+    /// - Returns: seconds until it may be worth to come back; nil where it is not in the queue any more, and what took it
+    ///   out is on its way to it.
     @discardableResult
-    func leaveQueue(_ waiter: WaiterID) -> Int {
-        waiting.withLock { $0[waiter] = nil }
-        return table.withLock { $0.cancelWait(waiter) }
+    func leaveQueue(_ waiter: WaiterID) -> Int? {
+        table.withLock { table in
+            guard let retryAfter = table.cancelWait(waiter) else { return nil }
+            waiting.withLock { $0[waiter] = nil }
+            return retryAfter
+        }
     }
 
     func settle(_ upstream: UpstreamID, client: ClientID, _ report: AttemptReport) {
@@ -154,10 +158,6 @@ package final class Gateway: Sendable {
 
     // MARK: Models
 
-    func model(for modelID: String, on id: UpstreamID) -> String? {
-        table.withLock { $0.model(for: modelID, on: id) }
-    }
-
     func isCold(_ id: UpstreamID, model: String?) -> Bool { table.withLock { $0.isCold(id, model: model) } }
 
     func isLoadedElsewhere(_ request: SelectionRequest, than id: UpstreamID) -> Bool {
@@ -183,21 +183,22 @@ package final class Gateway: Sendable {
 
     // MARK: Health
 
-    func probeFinished(_ id: UpstreamID, success: Bool, reason: String) -> UpstreamTransition? {
+    func probeFinished(_ id: UpstreamID, success: Bool, reason: String, detail: String?) -> UpstreamTransition? {
         let (transition, grants) = table.withLock { $0.probeFinished(id, success: success, now: .now) }
         grant(grants)
         metrics.probe(name(of: id), success: success)
-        if let transition { tell(transition, id, reason: reason) }
+        if let transition { tell(transition, id, reason: reason, detail: detail) }
         return transition
     }
 
-    private func tell(_ transition: UpstreamTransition, _ id: UpstreamID, reason: String?) {
+    private func tell(_ transition: UpstreamTransition, _ id: UpstreamID, reason: String?, detail: String? = nil) {
         var metadata: Logger.Metadata = ["upstream": .string(name(of: id))]
         metrics.transition(name(of: id), transition)
         switch transition {
         case .probedUp: logger.info("upstream is up", metadata: metadata)
         case .probedDown:
             metadata["reason"] = .string(reason ?? "")
+            if let detail { metadata["detail"] = .string(detail) }
             logger.warning("upstream is down", metadata: metadata)
         case .breakerOpened(let until):
             metadata["reason"] = .string(reason ?? "")
@@ -322,16 +323,19 @@ package final class Gateway: Sendable {
         logSink.write(.info, "request", configuration.format) { record.write(&$0) }
     }
 
-    /// - Parameter timer: the value of the timer that ended the attempt.
+    /// - Parameters:
+    ///   - detail: libcurl's words for it.
+    ///   - timer: the value of the timer that ended the attempt.
     func logFailure(
-        _ failure: AttemptFailure, upstream: UpstreamConfiguration, requestID: String, elapsed: Duration,
-        timer: Duration?, _ decision: FallbackDecision
+        _ failure: AttemptFailure, _ detail: String?, upstream: UpstreamConfiguration, requestID: String,
+        elapsed: Duration, timer: Duration?, _ decision: FallbackDecision
     ) {
         var metadata: Logger.Metadata = [
             "upstream": .string(upstream.name), "failure": .string(failure.label),
             "elapsed_ms": .stringConvertible(Int(elapsed.milliseconds)), "request_id": .string(requestID),
         ]
         if let timer { metadata["timer"] = .string(DurationText.format(timer)) }
+        if let detail { metadata["detail"] = .string(detail) }
         logger.log(level: decision.isConfigurationFault ? .warning : .info, "attempt failed", metadata: metadata)
     }
 

@@ -13,10 +13,10 @@ struct TimerTests {
             await connection.untilClosed()
         }
         let engine = try CurlEngine()
+        let started = ContinuousClock.now
         let (_, recorder) = engine.get(upstream.port, timers: TransferTimers(firstByte: Self.short))
-        let end = await recorder.end()
-        #expect(end.failure?.reason == .firstByteTimer)
-        #expect(end.totalTime >= Self.short)
+        #expect(await recorder.end().failure?.reason == .firstByteTimer)
+        #expect(.now - started >= Self.short)
         await upstream.until { $0.closed == 1 }
         engine.shutdown()
         await upstream.close()
@@ -76,11 +76,12 @@ struct TimerTests {
     }
 
     @Test func connectCoversALookUpThatHangs() async throws {
-        let engine = try CurlEngine()
+        let names = HangingNames()
+        let engine = try CurlEngine(names.configuration)
         let (_, recorder) = engine.get(
-            9, host: "a-name-nobody-has.invalid", timers: TransferTimers(connect: .milliseconds(1)))
-        let reason = await recorder.end().failure?.reason
-        #expect(reason == .connectTimer || reason == .resolve)
+            9, host: "a-name-nobody-has.invalid", timers: TransferTimers(connect: Self.short))
+        #expect(await recorder.end().failure?.reason == .connectTimer)
+        names.answer()
         engine.shutdown()
     }
 

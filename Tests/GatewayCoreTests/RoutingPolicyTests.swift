@@ -54,6 +54,22 @@ struct RoutingPolicyTests {
         #expect(choose(&table) == 2, "full")
     }
 
+    @Test func fastestAsksASlowOneAgainSomeDay() {
+        var table = table(.fastest)
+        for (index, milliseconds) in [300, 2000, 4000].enumerated() {
+            #expect(choose(&table) == index)
+            settle(&table, index, AttemptReport(.success, firstToken: .milliseconds(milliseconds)))
+        }
+        // The quickest is measured all the time; 2000 ms count for less than its 297 after 165 s.
+        var asked: [Int: Double] = [:]
+        for second in stride(from: 1.0, to: 200, by: 1) {
+            let index = choose(&table, now: second)!
+            if asked[index] == nil { asked[index] = second }
+            settle(&table, index, AttemptReport(.success, firstToken: .milliseconds(300)), now: second)
+        }
+        #expect(asked == [0: 1, 1: 166])
+    }
+
     @Test func weightedGivesEachItsShare() {
         var table = table(.weighted) { upstreams, _ in
             for (index, weight) in [5, 1, 2].enumerated() {
@@ -151,7 +167,7 @@ struct RoutingPolicyTests {
         #expect(choose(&table, 1, client: 7) == 0)
         for id in 2...5 { _ = table.select(request(UInt64(id), client: 7), now: at(0)) }
         guard case .refuse = table.select(request(6, client: 7), now: at(0)) else { return #expect(Bool(false)) }
-        // The other client takes the flood's newest place, and is served first: it has nothing running.
+        // The other client takes the flood's newest place.
         guard case .wait(_, _, let displaced) = table.select(request(10, client: 8), now: at(0)) else {
             return #expect(Bool(false))
         }
@@ -161,6 +177,21 @@ struct RoutingPolicyTests {
             UpstreamID(index: 0), client: ClientID(rawValue: 7), AttemptReport(.success), now: at(1)
         ).grants
         #expect(grants.map(\.waiter.rawValue) == [2], "nobody has anything running: in order")
+    }
+
+    @Test func whoHasTheFewestRunningIsServedFirst() {
+        var table = table(.priority) { upstreams, _ in
+            upstreams.removeSubrange(1...)
+            upstreams[0].maxInFlight = 2
+        }
+        #expect(choose(&table, 1, client: 7) == 0)
+        #expect(choose(&table, 2, client: 7) == 0)
+        _ = table.select(request(3, client: 7), now: at(0))
+        _ = table.select(request(4, client: 8), now: at(0))
+        let grants = table.settle(
+            UpstreamID(index: 0), client: ClientID(rawValue: 7), AttemptReport(.success), now: at(1)
+        ).grants
+        #expect(grants.map(\.waiter.rawValue) == [4], "client 7 has one running, client 8 none")
     }
 
     @Test func reloadKeepsStateByNameAndEndsWhatIsGone() {
@@ -182,6 +213,26 @@ struct RoutingPolicyTests {
         upstreams[1].url.port = 99
         _ = table.configure(upstreams: upstreams, routing: RoutingConfiguration(), models: [])
         #expect(table.statuses(now: at(1))[1].probe == .unknown)
+    }
+
+    @Test func whatFailsAtAnOldAddressSaysNothingOfTheNewOne() {
+        var table = table(.priority)
+        let id = UpstreamID(index: 0)
+        for _ in 0..<4 { #expect(choose(&table) == 0) }
+        var upstreams = table.entries.map(\.configuration)
+        upstreams[0].url.port = 99
+        _ = table.configure(upstreams: upstreams, routing: RoutingConfiguration(), models: [])
+        #expect(choose(&table) == 1, "the slots are still taken")
+        for _ in 0..<4 { settle(&table, 0, AttemptReport(.failure, rest: .seconds(60), label: "connect")) }
+        #expect(table.statuses(now: at(0))[0].isAvailable)
+        #expect(table.statuses(now: at(0))[0].lastFailure == nil)
+        #expect(table.entries[0].inFlight == 0)
+        for _ in 0..<5 {
+            guard case .attempt(let choice) = table.select(request(9), now: at(0)) else { return #expect(Bool(false)) }
+            #expect(choice.upstream == id)
+            settle(&table, 0, AttemptReport(.failure, breakerEra: choice.breakerEra))
+        }
+        #expect(table.statuses(now: at(0))[0].breaker == .open, "its own failures count")
     }
 
     @Test func coldIsWhatIsUpAndNotInItsList() {

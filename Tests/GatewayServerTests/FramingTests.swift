@@ -490,4 +490,56 @@ struct FramingTests {
             #expect(answers.split(separator: "HTTP/1.1 200 OK").count == 1000)
         }
     }
+
+    /// All of them wait until the first is answered, and are then answered at once.
+    @Test func pipelinedRequestsBehindASlowOneNeedNoStack() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""slow""#) })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.server.maxRequestsPerConnection = 1_000_000
+        } _: { gateway in
+            let count = 10_000
+            let first = RawClient.text(
+                "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
+                body: #"{"prompt":"x"}"#)
+            let last = RawClient.text("GET", "/healthz", headers: [("Connection", "close")])
+            let answers = try await gateway.client.connect { connection in
+                try await connection.send(
+                    first + String(repeating: "GET / HTTP/1.1\r\nHost:a\r\n\r\n", count: count) + last)
+                return try await connection.readToEnd()
+            }
+            #expect(answers.split(separator: "HTTP/1.1 404 ").count == 1 + count)
+            #expect(answers.hasSuffix(#"{"status":"ok"}"#))
+        }
+        await upstream.close()
+    }
+
+    /// The time that a connection lingers after its last reply begins when the client has taken that.
+    @Test func aLastReplyIsNotCutForAClientThatReadsSlowly() async throws {
+        let size = 15 << 20  // more than the kernel keeps of it
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await Scripts.startStream(connection)
+                for _ in 0..<15 {
+                    try await connection.chunk(Scripts.token("\"\(String(repeating: "x", count: size / 15))\""))
+                }
+                try await connection.chunk(Scripts.done)
+                try await connection.send("0\r\n\r\n")
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            let reply = try await gateway.client.connect { connection in
+                try await connection.send(
+                    RawClient.text(
+                        "POST", "/webllm/api/infer",
+                        headers: [("Content-Type", "application/json"), ("Connection", "close")],
+                        body: #"{"prompt":"x"}"#))
+                await upstream.until { $0.requests.contains { $0.line.hasPrefix("POST") } }
+                while gateway.server.gateway.runningCount > 0 { await Task.yield() }
+                try await Task.sleep(for: .milliseconds(800))  // it has other things to do
+                return try await connection.reply()
+            }
+            #expect(reply.isWhole && reply.body.utf8.count > size)
+        }
+        await upstream.close()
+    }
 }

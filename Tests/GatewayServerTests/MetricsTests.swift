@@ -100,4 +100,12 @@ struct MetricsTests {
         #expect(text.contains("h_bucket{le=\"0.1\"} 2\nh_bucket{le=\"1.0\"} 3\nh_bucket{le=\"+Inf\"} 4\n"))
         #expect(text.hasSuffix("h_sum 5.251\nh_count 4\n"))
     }
+
+    /// A server may answer with any number; labels are few.
+    @Test(arguments: [
+        (302, "status_other"), (404, "status_4xx"), (499, "status_4xx"), (500, "status_5xx"), (599, "status_5xx"),
+        (600, "status_other"), (999, "status_other"),
+    ]) func statusesAreCountedByTheirClass(_ status: Int, _ label: String) {
+        #expect(AttemptOutcome.failed(.status(status)).metricLabel == label)
+    }
 }

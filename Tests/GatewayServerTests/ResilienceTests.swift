@@ -455,6 +455,47 @@ struct ResilienceTests {
         await new.close()
     }
 
+    @Test func aProbeThatAReloadEndsSaysNothing() async throws {
+        let hanging = try await FakeUpstream.start { connection in
+            _ = try await connection.request()
+            await connection.untilClosed()
+        }
+        let whole = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })
+        try await RunningGateway.run([("u", .ollama, hanging.port)]) { (gateway: RunningGateway) async throws in
+            await hanging.until { !$0.requests.isEmpty }
+            try gateway.reload { $0.upstreams[0].url.port = whole.port }
+            await hanging.until { $0.closed == 1 }
+            await until { gateway.status("u").probe != .unknown }
+            #expect(gateway.status("u").probe == .up)
+            let metrics = try await gateway.admin.request("GET", "/metrics").body
+            #expect(metrics.contains(#"probes_total{upstream="u",result="failed"} 0"#))
+        }
+        await hanging.close()
+        await whole.close()
+    }
+
+    /// Hosted servers have lists that are larger than what a transfer may hold for a receiver that is slow.
+    @Test func aLongListOfModelsIsReadToItsEnd() async throws {
+        let names = (0..<20_000).map { #"{"id":"a-model-with-a-long-name-\#($0)"}"# }
+        let list = #"{"data":[\#(names.joined(separator: ","))]}"#
+        let upstream = try await FakeUpstream.start { connection in
+            while let request = try await connection.request() {
+                if request.line.contains("/health") {
+                    try await connection.reply("404 Not Found", body: "{}")
+                } else {
+                    try await connection.reply(body: list)
+                }
+            }
+        }
+        try await RunningGateway.run([("u", .openai, upstream.port)]) { (gateway: RunningGateway) async throws in
+            await until { gateway.status("u").probe != .unknown }
+            #expect(gateway.status("u").probe == .up)
+            await until { gateway.status("u").installed.count == 20_000 }
+        }
+        await upstream.close()
+    }
+
     @Test func aHundredReloadsUnderLoadFailNoRequest() async throws {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })

@@ -223,6 +223,49 @@ struct StreamingTests {
         await upstream.close()
     }
 
+    private static func batch(_ count: Int) -> String {
+        #"{"prompts":[\#((0..<count).map { "\"\($0)\"" }.joined(separator: ","))]}"#
+    }
+
+    @Test func ofABatchOneItemAtATimeWaitsForASlot() async throws {
+        let gate = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                await gate.wait()
+                try await Scripts.answer(connection, #""x""#)
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            let slots = gateway.server.gateway.upstreamStatuses()[0].slots
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for _ in 0..<slots { group.addTask { _ = try await gateway.infer("first") } }
+                await upstream.until { $0.requests.count { $0.line.hasPrefix("POST") } == slots }
+                async let batch = gateway.client.postJSON("/webllm/api/infer/batch", Self.batch(20))
+                while gateway.server.gateway.upstreamStatuses()[0].queued == 0 { await Task.yield() }
+                _ = try await gateway.client.request("GET", "/healthz")
+                #expect(gateway.server.gateway.upstreamStatuses()[0].queued == 1)
+                gate.open()
+                #expect(try await batch.body.contains(#""successful":20"#))
+            }
+        }
+        await upstream.close()
+    }
+
+    @Test func afterTheTotalTimeABatchAsksNobody() async throws {
+        let upstream = try await FakeUpstream.start(Scripts.ollama { connection, _ in await connection.untilClosed() })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.server.totalTimeout = .milliseconds(300)
+            $0.upstreams[0].maxInFlight = 2
+            $0.webllm.fallbackMessage = ""
+        } _: { gateway in
+            let reply = try await gateway.client.postJSON("/webllm/api/infer/batch", Self.batch(20))
+            #expect(reply.status == 200)
+            #expect(reply.body.ranges(of: #""error":"No model answered in time""#).count == 20)
+            #expect(upstream.state.requests.count { $0.line.hasPrefix("POST") } == 2)
+            #expect(gateway.server.gateway.upstreamStatuses()[0].inFlight == 0)
+        }
+        await upstream.close()
+    }
+
     @Test func historyAndMetricsTellWhatHappened() async throws {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""one two three""#) })

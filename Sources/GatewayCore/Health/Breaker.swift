@@ -36,6 +36,9 @@ package struct Breaker: Sendable {
 
     package init() {}
 
+    /// Of an upstream that replaces another.
+    init(era: Int) { self.era = era }
+
     /// Whether a request may go, as of now.
     func admits(_ now: MonotonicTime) -> Bool {
         switch state {
@@ -59,8 +62,8 @@ package struct Breaker: Sendable {
     /// - Parameter era: of the request, when it was sent.
     /// - Returns: whether the breaker closed because of it.
     mutating func succeed(era: Int, _ now: MonotonicTime, _ configuration: BreakerConfiguration) -> Bool {
-        count(failed: false, now, configuration)
         guard era == self.era else { return false }
+        count(failed: false, now, configuration)
         failuresInRow = 0
         isProbeOut = false
         guard state == .halfOpen else { return false }
@@ -77,8 +80,8 @@ package struct Breaker: Sendable {
     mutating func fail(
         era: Int, _ now: MonotonicTime, _ configuration: BreakerConfiguration, mayOpen: Bool, jitter: Double
     ) -> Bool {
-        count(failed: true, now, configuration)
         guard era == self.era else { return false }
+        count(failed: true, now, configuration)
         failuresInRow += 1
         isProbeOut = false
         switch state {

@@ -10,7 +10,7 @@ package struct ChatRequest: Sendable, Equatable {
 }
 
 package struct ChatMessage: Sendable, Equatable {
-    package enum Role: String, Sendable { case system, user, assistant }
+    package enum Role: String, Sendable { case system, user }
     package var role: Role
     package var content: String
 

@@ -17,7 +17,7 @@ package struct ClientID: Hashable, Sendable {
 }
 
 /// The upstreams a request has tried: a handful at most, and mostly one, which needs no allocation.
-package struct TriedUpstreams: Sendable, Equatable {
+package struct TriedUpstreams: Sendable, Hashable {
     private var first: UpstreamID?
     private var others: [UpstreamID] = []
     package var count: Int { first == nil ? 0 : 1 + others.count }
@@ -59,7 +59,7 @@ package struct SelectionRequest: Sendable {
     }
 }
 
-/// Why an upstream was passed over. A closed set, used in logs, in `explain` and as a metric label.
+/// Why an upstream was passed over. A closed set, used in logs, in `explain` and in the history.
 package enum SkipReason: String, Sendable, CaseIterable {
     /// This request was there already.
     case tried
@@ -79,7 +79,6 @@ package enum SkipReason: String, Sendable, CaseIterable {
 }
 
 package struct Skip: Sendable, Equatable {
-    package var upstream: UpstreamID
     package var name: String
     package var reason: SkipReason
 }

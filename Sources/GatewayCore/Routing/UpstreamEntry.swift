@@ -1,10 +1,10 @@
+import Glibc
+
 /// One upstream's record in the table.
 struct UpstreamEntry: Sendable {
     let id: UpstreamID
     var configuration: UpstreamConfiguration
     var mode: OperatorMode = .enabled
-    /// No longer configured; kept until its last request has ended.
-    var isRetired = false
     var probe = ProbeState()
     var breaker = Breaker()
     var inFlight = 0
@@ -25,6 +25,7 @@ struct UpstreamEntry: Sendable {
     var serviceSeconds = 1.0
     /// Decayed seconds, for the policy `fastest` and for operators. Plain numbers: a Duration has 128 bits to multiply.
     var firstTokenSeconds: Double?
+    private var firstTokenMeasured = MonotonicTime(nanoseconds: 0)
     var tokensPerSecond: Double?
     var lastFailure: String?
     var trouble: Trouble?
@@ -32,9 +33,22 @@ struct UpstreamEntry: Sendable {
     /// Of the smooth weighted round-robin: who has the most is next.
     var credit = 0.0
 
+    /// The breaker's era in which its address was configured.
+    let firstEra: Int
+
     init(id: UpstreamID, configuration: UpstreamConfiguration) {
         self.id = id
         self.configuration = configuration
+        firstEra = breaker.era
+    }
+
+    /// Another server under the same name. Requests that run at the old one keep their slots.
+    init(replacing old: UpstreamEntry, by configuration: UpstreamConfiguration) {
+        id = old.id
+        self.configuration = configuration
+        inFlight = old.inFlight
+        breaker = Breaker(era: old.breaker.era + 1)
+        firstEra = breaker.era
     }
 
     /// Why no request may go there now, whoever asks; nil where one may.
@@ -103,11 +117,18 @@ struct UpstreamEntry: Sendable {
             || (listed.utf8.count == asked.utf8.count + 7 && listed.hasPrefix(asked) && listed.hasSuffix(":latest"))
     }
 
+    /// For the policy `fastest`: half as much for each minute since it was measured, so that one that was slow is asked
+    /// again some day.
+    func recentFirstTokenSeconds(_ now: MonotonicTime) -> Double? {
+        firstTokenSeconds.map { $0 * exp2(-(now - firstTokenMeasured).milliseconds / 60_000) }
+    }
+
     mutating func note(_ report: AttemptReport, now: MonotonicTime) {
         noteTrouble(report, now)
         serviceSeconds = serviceSeconds * 0.9 + report.heldFor.milliseconds / 1000 * 0.1
         if let time = report.firstToken.map({ $0.milliseconds / 1000 }) {
             firstTokenSeconds = firstTokenSeconds.map { $0 * 0.8 + time * 0.2 } ?? time
+            firstTokenMeasured = now
         }
         if let rate = report.tokensPerSecond { tokensPerSecond = tokensPerSecond.map { $0 * 0.8 + rate * 0.2 } ?? rate }
         if let label = report.label { lastFailure = label }

@@ -29,7 +29,7 @@ extension UpstreamTable {
         case .leastBusy: return load / entry.share(now, slowStart: routing.slowStart)
         case .fastest:
             // One that was never measured is asked, to learn it.
-            guard let seconds = entry.firstTokenSeconds else { return 0 }
+            guard let seconds = entry.recentFirstTokenSeconds(now) else { return 0 }
             return seconds * 1000 * (1 + load) / entry.share(now, slowStart: routing.slowStart)
         case .weighted: return -(entry.credit + weight(entry, now: now))
         }
@@ -69,7 +69,7 @@ extension UpstreamTable {
                 return Choice(
                     upstream: candidate.upstream, reason: .best, skipped: skipped, candidates: candidates)
             }
-            skipped.append(Skip(upstream: candidate.upstream, name: candidate.name, reason: reason))
+            skipped.append(Skip(name: candidate.name, reason: reason))
         }
         if let candidate = candidates.first(where: { $0.skip == .slowStart }) {
             return Choice(

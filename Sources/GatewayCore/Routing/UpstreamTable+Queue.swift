@@ -6,6 +6,19 @@ struct WaitingQueue: Sendable {
         let first: UpstreamID
     }
 
+    /// What decides where a request may go: those with the same wish may go to the same upstreams.
+    struct Wish: Hashable {
+        let modelID: String
+        let tried: TriedUpstreams
+        let pinned: String?
+
+        init(_ request: SelectionRequest) {
+            modelID = request.modelID
+            tried = request.tried
+            pinned = request.pinned
+        }
+    }
+
     /// In the order they came.
     var waiters: [Waiter] = []
     var running: [ClientID: Int] = [:]
@@ -40,18 +53,18 @@ extension UpstreamTable {
     }
 
     /// A waiting request leaves the queue: its client left, or its time is over.
-    /// - Returns: seconds until it may be worth to come back.
+    /// - Returns: seconds until it may be worth to come back; nil where it was not in the queue.
     @discardableResult
-    package mutating func cancelWait(_ id: WaiterID) -> Int {
-        guard let index = queue.waiters.firstIndex(where: { $0.request.waiter == id }) else { return 1 }
+    package mutating func cancelWait(_ id: WaiterID) -> Int? {
+        guard let index = queue.waiters.firstIndex(where: { $0.request.waiter == id }) else { return nil }
         return retryAfter(queue.waiters.remove(at: index).first)
     }
 
     /// Those that wait for nothing any more, as an operator or a reload took out the last upstream they could use.
     package mutating func removeStranded(now: MonotonicTime) -> [WaiterID] {
-        let stranded = queue.waiters.filter { firstUsable($0.request, now: now) == nil }.map(\.request.waiter)
+        let stranded = Set(queue.waiters.map(\.request).filter { firstUsable($0, now: now) == nil }.map(\.waiter))
         queue.waiters.removeAll { stranded.contains($0.request.waiter) }
-        return stranded
+        return Array(stranded)
     }
 
     /// Time passed: a rest or a breaker's may be over.
@@ -60,26 +73,35 @@ extension UpstreamTable {
     /// Gives free slots to those that wait: the client with the fewest running requests first, then in order.
     mutating func grants(now: MonotonicTime) -> [Grant] {
         var grants: [Grant] = []
-        while !queue.waiters.isEmpty {
-            let byShare = queue.waiters.indices.sorted { left, right in
-                (running(left), left) < (running(right), right)
-            }
-            var granted: (index: Int, choice: Choice)?
-            for index in byShare {
-                guard let choice = choose(queue.waiters[index].request, now: now) else { continue }
-                granted = (index, choice)
-                break
-            }
-            guard var granted else { break }
-            granted.choice.reason = .queued
-            let request = queue.waiters.remove(at: granted.index).request
-            take(&granted.choice, client: request.client, now: now)
-            grants.append(Grant(waiter: request.waiter, choice: granted.choice))
+        while !queue.waiters.isEmpty, order.contains(where: { entries[$0.index].hasSlot }) {
+            guard let served = nextServed(now) else { break }
+            var choice = served.choice
+            let request = queue.waiters.remove(at: served.index).request
+            choice.reason = .queued
+            take(&choice, client: request.client, now: now)
+            grants.append(Grant(waiter: request.waiter, choice: choice))
         }
         return grants
     }
 
-    private func running(_ index: Int) -> Int { queue.running[queue.waiters[index].request.client] ?? 0 }
+    /// One pass, however many wait: those that ask alike are looked at once.
+    private func nextServed(_ now: MonotonicTime) -> (index: Int, choice: Choice)? {
+        var best: (index: Int, choice: Choice, running: Int)?
+        var hopeless: Set<WaitingQueue.Wish> = []
+        for (index, waiter) in queue.waiters.enumerated() {
+            let running = queue.running[waiter.request.client] ?? 0
+            if let best, running >= best.running { continue }
+            let wish = WaitingQueue.Wish(waiter.request)
+            if hopeless.contains(wish) { continue }
+            guard let choice = choose(waiter.request, now: now) else {
+                hopeless.insert(wish)
+                continue
+            }
+            best = (index, choice, running)
+            if running == 0 { break }
+        }
+        return best.map { ($0.index, $0.choice) }
+    }
 
     /// Seconds until a slot may be free for one who comes now, where another one waits.
     package func retryAfter(ofQueueOf waiter: WaiterID) -> Int {

@@ -32,7 +32,6 @@ package struct UpstreamTable: Sendable {
             budget = RetryBudget(routing)
         }
         self.routing = routing
-        for index in entries.indices { entries[index].isRetired = true }
         order = upstreams.map { upstream in
             let known = entries.firstIndex { $0.configuration.name == upstream.name }
             guard let index = known else {
@@ -42,19 +41,14 @@ package struct UpstreamTable: Sendable {
             }
             let old = entries[index].configuration
             if old.kind != upstream.kind || old.url != upstream.url {
-                let inFlight = entries[index].inFlight
-                entries[index] = UpstreamEntry(id: UpstreamID(index: index), configuration: upstream)
-                entries[index].inFlight = inFlight
+                entries[index] = UpstreamEntry(replacing: entries[index], by: upstream)
             }
             entries[index].configuration = upstream
-            entries[index].isRetired = false
             return UpstreamID(index: index)
         }
         self.models = ModelMap(models: models, upstreams: zip(order, upstreams).map { ($0, $1) })
         return (order, grants(now: now))
     }
-
-    package func model(for modelID: String, on id: UpstreamID) -> String? { models.model(for: modelID, on: id) }
 
     // MARK: Attempts
 
@@ -98,6 +92,8 @@ package struct UpstreamTable: Sendable {
     ) -> (grants: [Grant], transition: UpstreamTransition?) {
         entries[id.index].inFlight -= 1
         queue.ended(client)
+        // What was sent to another address under this name says nothing of the present one.
+        guard report.breakerEra >= entries[id.index].firstEra else { return (grants(now: now), nil) }
         entries[id.index].note(report, now: now)
         if let rest = report.rest { entries[id.index].restsUntil = now + rest }
         let configuration = entries[id.index].configuration.breaker

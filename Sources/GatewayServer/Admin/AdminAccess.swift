@@ -14,10 +14,10 @@ enum AdminAccess {
     static func check(_ request: RequestHead, _ snapshot: Snapshot) -> RequestRefusal? {
         let configuration = snapshot.configuration.admin
         guard isAllowed(name(ofHost: request.host), configuration) else {
-            return RequestRefusal(421, "This name is not served here; see allowed_hosts", closes: false)
+            return RequestRefusal(421, "This name is not served here; see allowed_hosts")
         }
         if !request.isFromOwnOrigin, !configuration.allowedOrigins.contains(request.origin?.lowercased() ?? "") {
-            return RequestRefusal(403, "Requests from other sites are not accepted", closes: false)
+            return RequestRefusal(403, "Requests from other sites are not accepted")
         }
         guard let digest = configuration.tokenDigest, !isOpen(request.path) else { return nil }
         return isToken(request.authorization, digest) ? nil : unauthorized
@@ -25,7 +25,7 @@ enum AdminAccess {
 
     private static let unauthorized: RequestRefusal = {
         var refusal = RequestRefusal(
-            401, "The admin token is missing or wrong: Authorization: Bearer TOKEN", closes: false)
+            401, "The admin token is missing or wrong: Authorization: Bearer TOKEN")
         refusal.challenge = "Bearer"
         return refusal
     }()

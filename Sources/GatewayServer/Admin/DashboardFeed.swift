@@ -12,6 +12,8 @@ final class DashboardFeed {
     private let request: Shared<RequestHead>
     private let requestID: String
     private let started = MonotonicTime.now
+    /// That of the token with which it was let in.
+    private let tokenDigest: [UInt8]?
     private var ticker: RepeatedTask?
     private var lastID: Int64 = 0
     private var lastFinished = 0
@@ -28,6 +30,7 @@ final class DashboardFeed {
         self.connection = connection
         self.request = request
         requestID = request.requestID ?? loop.makeRequestID()
+        tokenDigest = gateway.configuration.admin.tokenDigest
     }
 
     func start() {
@@ -72,6 +75,8 @@ final class DashboardFeed {
     }
 
     private func tick() {
+        // Who was let in with a token that is no longer the token has to show the new one.
+        guard gateway.configuration.admin.tokenDigest == tokenDigest else { return end() }
         // A dashboard that does not read misses figures, and costs no memory.
         guard connection.isWritable else { return }
         withRunning { feed, requests, total in feed.sendTick(requests, total) }

@@ -31,6 +31,7 @@ package final class GatewayClient: Sendable {
     }
 
     private let engine: CurlEngine
+    private let delivery = DirectDelivery()
     private let url: UpstreamURL
     private let headers: HeaderList
 
@@ -92,14 +93,18 @@ package final class GatewayClient: Sendable {
             timers: TransferTimers(connect: .seconds(2), total: timeout))
         return AsyncThrowingStream { continuation in
             let receiver = PieceReceiver(continuation, address: url.origin)
-            let transfer = engine.start(request, receiver: receiver, on: receiver)
+            let transfer = engine.start(request, receiver: receiver, on: delivery)
             continuation.onTermination = { _ in transfer.cancel() }
         }
     }
 }
 
-/// Takes a transfer's events where they are made: nothing else runs on that engine, and the time is the true one.
-private final class PieceReceiver: TransferReceiver, DeliveryQueue {
+/// Hands events over where they are made: nothing else runs on that engine, and the time is the true one.
+private final class DirectDelivery: DeliveryQueue {
+    func deliver(_ batch: [Delivery]) { for delivery in batch { delivery.receiver.receive(delivery.update) } }
+}
+
+private final class PieceReceiver: TransferReceiver {
     private let status = Mutex(0)
     private let continuation: AsyncThrowingStream<GatewayClient.Piece, any Error>.Continuation
     private let address: String
@@ -108,8 +113,6 @@ private final class PieceReceiver: TransferReceiver, DeliveryQueue {
         self.continuation = continuation
         self.address = address
     }
-
-    func deliver(_ batch: [Delivery]) { for delivery in batch { delivery.receiver.receive(delivery.update) } }
 
     func receive(_ update: TransferUpdate) {
         if let head = update.head {

@@ -17,6 +17,10 @@ actor Exchange {
     /// The client's own, or a new one.
     private let requestID: String
     private var generations: [Generation] = []
+    /// The item of a batch that may wait for a slot, and those that come after it.
+    private var entrant: Generation?
+    private var itemsBehind = CircularBuffer<(generation: Generation, continuation: UnsafeContinuation<Void, Never>)>(
+        initialCapacity: 1)
     private var abandonReason: AbandonReason?
     private var stream: TokenStreamWriter?
     private var hasStreamStarted = false
@@ -69,7 +73,7 @@ actor Exchange {
 
     private func makeGeneration(
         _ prompt: String, _ modelID: String, _ sampling: SamplingParameters, isBatchItem: Bool = false,
-        onPieces: Generation.PiecesHandler? = nil
+        onAdmitted: (@Sendable (Generation) -> Void)? = nil, onPieces: Generation.PiecesHandler? = nil
     ) -> Generation {
         let stored = gateway.settings(for: modelID)?.sampling ?? SamplingParameters()
         let chat = ChatRequest(
@@ -80,7 +84,7 @@ actor Exchange {
         var job = Generation.Job(
             chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: requestID,
             isBatchItem: isBatchItem, clientAddress: clientAddress, route: isBatchItem ? "batch" : "infer",
-            onPieces: onPieces)
+            onAdmitted: onAdmitted, onPieces: onPieces)
         if settings.routing.allowPin { job.pinned = head.pinnedUpstream }
         let generation = Generation(gateway: gateway, snapshot: snapshot, loop: loop, job: job)
         if let reason = abandonReason { generation.assumeIsolated { $0.abandon(reason) } }
@@ -288,15 +292,37 @@ actor Exchange {
         _ index: Int, _ prompt: String, _ modelID: String, _ sampling: SamplingParameters,
         to group: inout TaskGroup<(Int, InferReport, GenerationResult)>
     ) {
-        let generation = makeGeneration(prompt, modelID, sampling, isBatchItem: true)
+        let onAdmitted: @Sendable (Generation) -> Void = { [unowned self] generation in
+            assumeIsolated { $0.passEntry(from: generation) }
+        }
+        let generation = makeGeneration(prompt, modelID, sampling, isBatchItem: true, onAdmitted: onAdmitted)
         let id = loop.value.makeRequestID()
         let webllm = settings.webllm
         group.addTask {
+            await self.enterQueue(generation)
             let result = await generation.run()
+            await self.passEntry(from: generation)
             let report = InferReport(
                 requestID: id, result: result, mode: "client_side", modelID: modelID, webllm: webllm)
             return (index, report, result)
         }
+    }
+
+    /// Of a batch one item at a time waits for a slot: they do not count towards the queue's limit, and must not fill it.
+    private func enterQueue(_ generation: Generation) async {
+        if entrant == nil {
+            entrant = generation
+        } else {
+            await withUnsafeContinuation { itemsBehind.append((generation, $0)) }
+        }
+    }
+
+    /// An item has its slot, or has ended without one.
+    private func passEntry(from generation: Generation) {
+        guard entrant === generation else { return }
+        let next = itemsBehind.popFirst()
+        entrant = next?.generation
+        next?.continuation.resume()
     }
 
     // MARK: Ends from outside

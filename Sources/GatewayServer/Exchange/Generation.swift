@@ -17,11 +17,19 @@ actor Generation {
         case displaced(retryAfter: Int)
         /// No upstream is left that it could wait for.
         case stranded
-        case loadEnded(ModelLoader.Result)
+        case loadEnded(UpstreamID, ModelLoader.Result)
         /// An operator disabled the upstream.
         case interrupted
         case timer(FiredTimer)
         case abandoned(AbandonReason)
+
+        /// The others mean nothing to a later attempt.
+        var isOfTheWholeRequest: Bool {
+            switch self {
+            case .abandoned, .timer(.total): true
+            default: false
+            }
+        }
     }
 
     private enum FiredTimer { case queue, backoff, firstToken, idle, total }
@@ -40,6 +48,8 @@ actor Generation {
         /// For operators: the client's address, and the route.
         var clientAddress: String
         var route: String
+        /// Called on the event loop each time it has a slot.
+        var onAdmitted: (@Sendable (Generation) -> Void)?
         /// Nil where nobody waits for pieces.
         var onPieces: PiecesHandler?
     }
@@ -52,12 +62,15 @@ actor Generation {
         var hasEnded: Bool
         /// The failure of a load that others waited for too: it counts once.
         var isShared = false
+        /// libcurl's words for a failure, where it has some.
+        var detail: String?
     }
 
     /// What has come of the running attempt's reply. A class: it is changed in place for each token.
     private final class AttemptReply {
         var decoder: UpstreamReplyDecoder
         let idleTimeout: Duration
+        var hasFirstToken = false
         var head: ResponseHead?
         var status = 0
         var errorBody: [UInt8] = []
@@ -95,6 +108,8 @@ actor Generation {
     private var reply: AttemptReply?
     /// The running attempt's transfer has told its end.
     private var isTransferOver = false
+    /// A slot that comes now is taken; at any other time it goes on to the next.
+    private var isInQueue = false
     private var events: [UpstreamEvent] = []
     /// Of the events at hand: they go to the client in one write.
     private var newPieces: [String] = []
@@ -138,6 +153,7 @@ actor Generation {
 
     // MARK: The life of a generation
 
+    /// To be called in a task that prefers the event loop's executor: else it is resumed elsewhere.
     func run() async -> GenerationResult {
         loop.value.add(self)
         defer { loop.value.remove(self) }
@@ -152,6 +168,7 @@ actor Generation {
             switch await admit(request) {
             case .success(let admitted):
                 choice = admitted
+                job.onAdmitted?(self)
                 if let left { gateway.metrics.fellBack(from: left.upstream, left.reason) }
                 left = nil
             case .failure(let end): return finish(end)
@@ -223,6 +240,7 @@ actor Generation {
 
     /// Admit and plan: a slot at the best upstream, at once or after waiting in the queue.
     private func admit(_ request: SelectionRequest) async -> Admission {
+        noteTotalDeadline(.now)
         if let reason = abandonReason { return .failure(.abandoned(reason)) }
         switch gateway.select(request, for: self) {
         case .attempt(let choice): return .success(choice)
@@ -235,24 +253,32 @@ actor Generation {
             trace.phase = .queued
             trace.queuePosition = trace.queuePosition ?? position
             queueDeadline = deadline
+            isInQueue = true
             defer {
+                isInQueue = false
                 queueDeadline = nil
+                // Of a slot that came when something else had ended the wait.
+                for case .granted(let choice) in inbox { passOn(choice) }
                 trace.queueTime += MonotonicTime.now - started
                 gateway.metrics.waited(.now - started, left: abandonReason == .clientLeft)
             }
             while true {
                 switch await next() {
                 case .granted(let choice):
-                    return .success(choice)
+                    guard let reason = abandonReason else { return .success(choice) }
+                    passOn(choice)
+                    return .failure(.abandoned(reason))
                 case .displaced(let retryAfter):
                     return .failure(.overloaded(retryAfter: retryAfter))
                 case .stranded:
                     trace.exhaustion = .noneEnabled
                     return .failure(.failed)
                 case .timer(.queue):
+                    // One that is not in the queue any more has a slot, or an end, on its way.
+                    guard let retryAfter = gateway.leaveQueue(waiter) else { continue }
                     gateway.limits.note(.queueTime)
                     gateway.logTimer("queue", .now - started, requestID: job.requestID)
-                    return .failure(.overloaded(retryAfter: gateway.leaveQueue(waiter)))
+                    return .failure(.overloaded(retryAfter: retryAfter))
                 case .timer(.total):
                     gateway.leaveQueue(waiter)
                     return .failure(.abandoned(.totalDeadline))
@@ -274,6 +300,7 @@ actor Generation {
         }
         let model = snapshot.models.model(for: job.modelID, on: choice.upstream)
         attempt += 1
+        inbox.removeAll { !$0.isOfTheWholeRequest }
         upstream = choice.upstream
         unacknowledged = 0
         trace.begin(endpoint.configuration.name, choice, accepted: job.accepted)
@@ -333,19 +360,19 @@ actor Generation {
         defer { gateway.loader.leave(self) }
         while true {
             switch await next() {
-            case .loadEnded(.loaded): return nil
-            case .loadEnded(.failed(.status(400...499), _)):
+            case .loadEnded(choice.upstream, .loaded): return nil
+            case .loadEnded(choice.upstream, .failed(.status(400...499), _)):
                 return nil  // it does not know such a request: the real one will show
-            case .loadEnded(.failed(let failure, let isFirst)):
+            case .loadEnded(choice.upstream, .failed(let failure, let isFirst)):
                 return Followed(outcome: .failed(failure), hasEnded: true, isShared: !isFirst)
             case .timer(.firstToken):
                 // Where another upstream has the model, leaving is not the fault of the one that loads it.
-                let isShared = isElsewhere || !gateway.loader.timedOut(model, on: choice.upstream)
+                let isShared = isElsewhere || !gateway.loader.timedOut(model, on: choice.upstream, endpoint)
                 return Followed(outcome: .failed(.firstTokenTimer), hasEnded: true, isShared: isShared)
             case .timer(.total): return Followed(outcome: .abandoned(.totalDeadline), hasEnded: true)
             case .abandoned(let reason): return Followed(outcome: .abandoned(reason), hasEnded: true)
             case .interrupted: return Followed(outcome: .failed(.disabled), hasEnded: true)
-            case .attemptEnded, .granted, .displaced, .stranded, .timer: break  // what came before
+            case .attemptEnded, .granted, .displaced, .stranded, .loadEnded, .timer: break  // what came before
             }
         }
     }
@@ -357,6 +384,8 @@ actor Generation {
         while true {
             switch await next() {
             case .attemptEnded(let followed): return followed
+            case .timer(.firstToken) where reply == nil, .timer(.idle) where reply == nil:
+                continue  // the attempt's end came meanwhile
             case .timer(.firstToken):
                 if mayExtend, let upstream, gateway.isCold(upstream, model: model),
                     !gateway.isLoadedElsewhere(request, than: upstream)
@@ -417,7 +446,9 @@ actor Generation {
         }
         guard let result = update.end else { return nil }
         trace.connectTime = result.connectTime
-        if let failure = result.failure { return Followed(outcome: Self.outcome(of: failure), hasEnded: true) }
+        if let failure = result.failure {
+            return Followed(outcome: AttemptOutcome(failure.reason), hasEnded: true, detail: failure.detail)
+        }
         guard reply.status == 200 else {
             let failure = UpstreamErrorReader.classify(
                 status: reply.status, retryAfter: reply.head?.retryAfter, body: reply.errorBody,
@@ -433,6 +464,7 @@ actor Generation {
         guard !events.isEmpty else { return nil }
         lastObject = .now
         let followed = takeEvents()
+        if let reply, reply.hasFirstToken { idleTimeout = reply.idleTimeout }
         if !newPieces.isEmpty { job.onPieces?(newPieces) }
         newPieces.removeAll(keepingCapacity: true)
         events.removeAll(keepingCapacity: true)
@@ -463,19 +495,11 @@ actor Generation {
     }
 
     private func noteFirstToken() {
-        guard firstTokenDeadline != nil else { return }
+        guard let reply, !reply.hasFirstToken else { return }
+        reply.hasFirstToken = true
         firstTokenDeadline = nil
-        idleTimeout = reply?.idleTimeout
         trace.firstToken()
         trace.phase = .generating
-    }
-
-    private static func outcome(of failure: TransferFailure) -> AttemptOutcome {
-        switch failure.reason {
-        case .cancelled: .abandoned(.drain)
-        case .totalTimer: .abandoned(.totalDeadline)
-        default: .failed(AttemptFailure(failure))
-        }
     }
 
     /// Tells the table, and the log where an operator should know.
@@ -499,9 +523,8 @@ actor Generation {
             report.label = failure.label
             if case .reply(.lineTooLong) = failure { gateway.limits.note(.reply) }
             gateway.logFailure(
-                failure, upstream: upstream, requestID: job.requestID, elapsed: heldFor,
-                timer: patience(failure, upstream),
-                decision)
+                failure, ended.detail, upstream: upstream, requestID: job.requestID, elapsed: heldFor,
+                timer: patience(failure, upstream), decision)
         }
         gateway.metrics.attempt(
             trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces)
@@ -542,8 +565,23 @@ actor Generation {
 
     private func next() async -> Signal {
         while true {
-            if let signal = inbox.popFirst() { return signal }
-            await withUnsafeContinuation { continuation = $0 }
+            guard let signal = inbox.popFirst() else {
+                await withUnsafeContinuation { continuation = $0 }
+                continue
+            }
+            if case .timer(let timer) = signal, isOutdated(timer) { continue }
+            return signal
+        }
+    }
+
+    /// Whether what a timer that has fired waited for came meanwhile, or it was set anew.
+    private func isOutdated(_ timer: FiredTimer) -> Bool {
+        switch timer {
+        case .queue: queueDeadline != nil
+        case .backoff: backoffEnd != nil
+        case .firstToken: firstTokenDeadline != nil || reply?.hasFirstToken == true
+        case .idle: idleTimeout != nil
+        case .total: false
         }
     }
 
@@ -560,13 +598,16 @@ actor Generation {
     }
 
     private func takeGrant(_ choice: Choice) {
-        if abandonReason != nil {
-            // It left while the grant was on its way: the slot goes on to the next.
-            gateway.settle(
-                choice.upstream, client: job.client, AttemptReport(.neutral, breakerEra: choice.breakerEra))
-        } else {
+        if isInQueue, abandonReason == nil {
             post(.granted(choice))
+        } else {
+            passOn(choice)
         }
+    }
+
+    /// A slot that is not needed any more goes to the next.
+    private func passOn(_ choice: Choice) {
+        gateway.settle(choice.upstream, client: job.client, AttemptReport(.neutral, breakerEra: choice.breakerEra))
     }
 
     /// From any thread: its place in the queue is gone.
@@ -578,8 +619,8 @@ actor Generation {
     nonisolated func strand() { eventLoop.execute { self.assumeIsolated { $0.post(.stranded) } } }
 
     /// From any thread: the load it waits for has ended.
-    nonisolated func loadEnded(_ result: ModelLoader.Result) {
-        eventLoop.execute { self.assumeIsolated { $0.post(.loadEnded(result)) } }
+    nonisolated func loadEnded(_ upstream: UpstreamID, _ result: ModelLoader.Result) {
+        eventLoop.execute { self.assumeIsolated { $0.post(.loadEnded(upstream, result)) } }
     }
 
     /// An operator disabled an upstream: an attempt there ends.
@@ -612,13 +653,18 @@ actor Generation {
         unacknowledged = 0
     }
 
+    /// - Returns: whether the deadline, which has passed, is what ends the generation.
+    @discardableResult
+    private func noteTotalDeadline(_ now: MonotonicTime) -> Bool {
+        guard now >= totalDeadline, abandonReason == nil else { return false }
+        abandonReason = .totalDeadline
+        gateway.logTimer("total", now - job.accepted, requestID: job.requestID)
+        return true
+    }
+
     func tick(_ now: MonotonicTime) {
         if now >= totalDeadline {
-            if abandonReason == nil {
-                abandonReason = .totalDeadline
-                gateway.logTimer("total", now - job.accepted, requestID: job.requestID)
-                post(.timer(.total))
-            }
+            if noteTotalDeadline(now) { post(.timer(.total)) }
         } else if let deadline = queueDeadline, now >= deadline {
             queueDeadline = nil
             post(.timer(.queue))

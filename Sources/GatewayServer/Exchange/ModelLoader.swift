@@ -16,6 +16,8 @@ final class ModelLoader: Sendable {
 
     private struct Key: Hashable {
         var upstream: UpstreamID
+        /// Another server may come under the same name.
+        var url: UpstreamURL
         var model: String
     }
 
@@ -30,6 +32,8 @@ final class ModelLoader: Sendable {
 
     /// Longest load. Far beyond the waiters' patience: to end it would abort it, and the next one would begin anew.
     private static let maxDuration: Duration = .seconds(3600)
+    /// Longest reply that is looked at, in bytes.
+    private static let maxBody = 64 << 10
 
     init(gateway: Gateway) { self.gateway = gateway }
 
@@ -37,7 +41,7 @@ final class ModelLoader: Sendable {
     func load(
         _ model: String, on id: UpstreamID, _ endpoint: UpstreamEndpoint, loop: LoopContext, for waiter: Generation?
     ) {
-        let key = Key(upstream: id, model: model)
+        let key = Key(upstream: id, url: endpoint.configuration.url, model: model)
         enum Found { case underWay, ended, nothing }
         let found: Found = loads.withLock { loads in
             if loads[key] == nil {
@@ -52,7 +56,7 @@ final class ModelLoader: Sendable {
         switch found {
         case .underWay: return
         case .ended:
-            waiter?.loadEnded(.loaded)
+            waiter?.loadEnded(id, .loaded)
             return
         case .nothing: break
         }
@@ -62,12 +66,13 @@ final class ModelLoader: Sendable {
             .withUnsafeReadableBytes { RequestBody(copying: $0) }
         let timeouts = endpoint.configuration.timeouts
         let started = MonotonicTime.now
-        let receiver = LoadReceiver { [self] outcome in finished(key, endpoint, outcome, took: .now - started) }
-        _ = gateway.engine.start(
-            TransferRequest(
-                method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
-                timers: TransferTimers(connect: timeouts.connect, total: Self.maxDuration)),
-            receiver: receiver, on: loop.delivery)
+        let request = TransferRequest(
+            method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
+            timers: TransferTimers(connect: timeouts.connect, total: Self.maxDuration))
+        ReplyCollector.send(request, by: gateway.engine, on: loop, maxBody: Self.maxBody) {
+            [self, parser = loop.parser] in
+            finished(key, endpoint, Self.failure($0, parser), $0.failure?.detail, took: .now - started)
+        }
     }
 
     /// A client that leaves does not end the load.
@@ -79,17 +84,29 @@ final class ModelLoader: Sendable {
 
     /// A waiter's patience is over, and the load goes on.
     /// - Returns: whether it is the first whose is: the failure counts once.
-    func timedOut(_ model: String, on id: UpstreamID) -> Bool {
+    func timedOut(_ model: String, on id: UpstreamID, _ endpoint: UpstreamEndpoint) -> Bool {
         loads.withLock { loads in
-            let key = Key(upstream: id, model: model)
+            let key = Key(upstream: id, url: endpoint.configuration.url, model: model)
             defer { loads[key]?.hasTimedOut = true }
             return loads[key]?.hasTimedOut == false
         }
     }
 
-    private func finished(_ key: Key, _ endpoint: UpstreamEndpoint, _ failure: AttemptFailure?, took: Duration) {
+    private static func failure(_ reply: ReplyCollector.Collected, _ parser: JSONParser) -> AttemptFailure? {
+        if let failure = reply.failure {
+            return failure.reason == .totalTimer ? .firstTokenTimer : AttemptFailure(failure.reason)
+        }
+        guard reply.status != 200 else { return nil }
+        return UpstreamErrorReader.classify(
+            status: reply.status, retryAfter: reply.retryAfter, body: reply.body, parser: parser)
+    }
+
+    private func finished(
+        _ key: Key, _ endpoint: UpstreamEndpoint, _ failure: AttemptFailure?, _ detail: String?, took: Duration
+    ) {
         // Noted first: who finds no load under way must find the model loaded.
-        if failure == nil { gateway.noteLoaded(key.upstream, key.model) }
+        let isConfigured = gateway.snapshot.endpoints[key.upstream]?.configuration.url == key.url
+        if failure == nil, isConfigured { gateway.noteLoaded(key.upstream, key.model) }
         let load = loads.withLock { $0.removeValue(forKey: key) } ?? Load()
         var metadata: Logger.Metadata = [
             "upstream": .string(endpoint.configuration.name), "model": .string(key.model),
@@ -97,61 +114,14 @@ final class ModelLoader: Sendable {
         ]
         if let failure {
             metadata["failure"] = .string(failure.label)
+            if let detail { metadata["detail"] = .string(detail) }
             gateway.logger.warning("a model did not load", metadata: metadata)
         } else {
             gateway.logger.info("model loaded", metadata: metadata)
         }
         for (index, waiter) in load.waiters.enumerated() {
-            waiter.loadEnded(failure.map { .failed($0, isFirst: index == 0 && !load.hasTimedOut) } ?? .loaded)
+            waiter.loadEnded(
+                key.upstream, failure.map { .failed($0, isFirst: index == 0 && !load.hasTimedOut) } ?? .loaded)
         }
-    }
-}
-
-/// Gathers the small reply of a load. Its events come one after another, on one event loop.
-private final class LoadReceiver: TransferReceiver {
-    private struct State {
-        var head = ResponseHead(status: 0)
-        var body: [UInt8] = []
-    }
-
-    private let state = Mutex(State())
-    private let done: @Sendable (AttemptFailure?) -> Void
-
-    init(_ done: @escaping @Sendable (AttemptFailure?) -> Void) { self.done = done }
-
-    func receive(_ update: TransferUpdate) {
-        let (head, body) = state.withLock { state in
-            if let head = update.head { state.head = head }
-            if state.body.count < 64 << 10 { state.body += update.body }
-            return (state.head, state.body)
-        }
-        guard let result = update.end else { return }
-        if let failure = result.failure {
-            done(failure.reason == .totalTimer ? .firstTokenTimer : AttemptFailure(failure))
-        } else if head.status != 200 {
-            done(
-                UpstreamErrorReader.classify(
-                    status: head.status, retryAfter: head.retryAfter, body: body, parser: JSONParser()))
-        } else {
-            done(nil)
-        }
-    }
-}
-
-extension AttemptFailure {
-    /// What a transfer's failure means for an attempt that nobody ended.
-    init(_ failure: TransferFailure) {
-        self =
-            switch failure.reason {
-            case .resolve: .resolve
-            case .connect, .cancelled: .connect
-            case .connectTimer: .connectTimer
-            case .tls: .tls
-            case .staleConnection: .staleConnection
-            case .noReply: .noReply
-            case .firstByteTimer: .firstTokenTimer
-            case .idleTimer, .totalTimer: .idleTimer
-            case .headTooLarge, .protocolError, .cut, .engine: .protocolError
-            }
     }
 }

@@ -40,6 +40,7 @@ final class HTTPConnection: ChannelInboundHandler {
     /// A framing fault found while a reply is still under way: told after it.
     private var pendingRefusal: RequestRefusal?
     private var isReadPaused = false
+    private var isServingPipelined = false
     private var served = 0
     private var drainStart: MonotonicTime?
     /// Body bytes of the present request, counted against all connections' bound.
@@ -334,6 +335,10 @@ final class HTTPConnection: ChannelInboundHandler {
             return
         }
         state = .idle
+        // A request that is answered at once comes back here: the loop that is under way goes on with the next.
+        guard !isServingPipelined else { return }
+        isServingPipelined = true
+        defer { isServingPipelined = false }
         while let part = pipelined.popFirst() {
             receive(part)
             if case .replying = state { break }
@@ -342,12 +347,16 @@ final class HTTPConnection: ChannelInboundHandler {
         if pipelined.isEmpty { resumeReading() }
     }
 
-    /// Half-closes first and gives the client a moment to read its reply: closing with unread input would reset it.
+    /// Half-closes when the reply is on its way, and gives the client a moment to read it: closing with unread input would
+    /// reset it. A client that does not take the reply is for ``checkStall(_:)``.
     private func lingeringClose() {
         guard let context, let channel else { return }
+        let isSent = context.eventLoop.makePromise(of: Void.self)
+        isSent.futureResult.assumeIsolated().whenComplete { _ in
+            channel.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(500)) { channel.close(promise: nil) }
+        }
         context.flush()
-        channel.close(mode: .output, promise: nil)
-        context.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(500)) { channel.close(promise: nil) }
+        channel.close(mode: .output, promise: isSent)
     }
 
     /// The connection is gone, or must go now: whatever runs for it is stopped.

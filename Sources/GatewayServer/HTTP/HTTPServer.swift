@@ -19,6 +19,7 @@ package final class HTTPServer: Sendable {
     /// As the process started: what takes effect only then is compared with it.
     private let started: GatewayConfiguration
     private let isStopped = Atomic<Bool>(false)
+    private let reloading = Mutex(())
 
     /// The addresses that clients are served on: the ports the system chose, where 0 was asked for.
     package var addresses: [SocketAddress] { listeners.client.compactMap(\.address) }
@@ -119,6 +120,11 @@ extension HTTPServer: GatewayOperations {
     @discardableResult
     package func reload() throws -> [String] {
         guard let source else { throw GatewayError("this gateway has no configuration to read again") }
+        // Two at once, by signal and by request, would leave parts of both.
+        return try reloading.withLock { _ in try reload(from: source) }
+    }
+
+    private func reload(from source: ConfigurationSource) throws -> [String] {
         do {
             let configuration = try source()
             let snapshot = try gateway.apply(configuration)

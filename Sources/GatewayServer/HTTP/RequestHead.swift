@@ -41,18 +41,15 @@ struct RequestHead: Sendable {
 struct RequestRefusal: Error, Sendable, Equatable {
     var status: Int
     var message: String
-    /// Whether the connection can serve another request: not where the framing is in doubt.
-    var closes: Bool = true
     var allow: String?
     /// How to authenticate, with a 401.
     var challenge: String?
     /// Seconds.
     var retryAfter: Int?
 
-    init(_ status: Int, _ message: String, closes: Bool = true, allow: String? = nil, retryAfter: Int? = nil) {
+    init(_ status: Int, _ message: String, allow: String? = nil, retryAfter: Int? = nil) {
         self.status = status
         self.message = message
-        self.closes = closes
         self.allow = allow
         self.retryAfter = retryAfter
     }

@@ -263,7 +263,7 @@ extension StringProtocol {
             guard parts[0] == name else { continue }
             guard parts.count > 1 else { return "" }
             if let value = parts[1].percentDecoded(plusIsSpace: true) { return value }
-            throw RequestRefusal(400, "\(name) holds an invalid percent-encoding", closes: false)
+            throw RequestRefusal(400, "\(name) holds an invalid percent-encoding")
         }
         return nil
     }

@@ -93,8 +93,9 @@ final class HealthProber {
             schedule()
             return
         }
-        get(livenessPath) { [self] status, failure, _ in
-            let isAlive = failure == nil && (endpoint.configuration.kind == .query ? status < 500 : status == 200)
+        get(livenessPath) { [self] reply in
+            let status = reply.status
+            let isAlive = reply.failure == nil && (endpoint.configuration.kind == .query ? status < 500 : status == 200)
             if !isAlive, (400...499).contains(status), endpoint.configuration.kind == .openai,
                 livenessPath.hasSuffix("/health")
             {
@@ -102,12 +103,13 @@ final class HealthProber {
                 probe()
                 return
             }
-            finished(isAlive, reason: failure ?? "status \(status)")
+            finished(
+                isAlive, reason: reply.failure?.reason.rawValue ?? "status \(status)", detail: reply.failure?.detail)
         }
     }
 
-    private func finished(_ isAlive: Bool, reason: String) {
-        let transition = gateway.probeFinished(id, success: isAlive, reason: reason)
+    private func finished(_ isAlive: Bool, reason: String, detail: String?) {
+        let transition = gateway.probeFinished(id, success: isAlive, reason: reason, detail: detail)
         if isAlive, !hasWarmed || transition == .probedUp { warm() }
         guard isAlive else {
             modelsFreshUntil = MonotonicTime(nanoseconds: 0)
@@ -133,13 +135,10 @@ final class HealthProber {
     /// Which models an Ollama has in memory. A server that is loading one may not answer: that is evidence too.
     private func listLoaded() {
         let asked = MonotonicTime.now
-        get(endpoint.configuration.url.basePath + "/api/ps", timeout: Self.loadedTimeout) {
-            [self] status, failure, body in
-            if failure == TransferFailure.Reason.totalTimer.rawValue {
+        get(endpoint.configuration.url.basePath + "/api/ps", timeout: Self.loadedTimeout) { [self] reply in
+            if reply.failure?.reason == .totalTimer {
                 gateway.setLoaded(id, .hanging, asked: asked)
-            } else if failure == nil, status == 200,
-                let models = ModelListReader.models(body, kind: .ollama, parser: loop.parser)
-            {
+            } else if let models = models(in: reply) {
                 gateway.setLoaded(id, .models(models), asked: asked)
             } else {
                 gateway.setLoaded(id, .unknown, asked: asked)  // an old Ollama without the list
@@ -162,14 +161,15 @@ final class HealthProber {
             return
         }
         modelsFreshUntil = .now + Self.modelListInterval
-        get(path) { [self] status, failure, body in
-            if failure == nil, status == 200,
-                let models = ModelListReader.models(body, kind: endpoint.configuration.kind, parser: loop.parser)
-            {
-                gateway.setInstalled(id, models)
-            }
+        get(path) { [self] reply in
+            if let models = models(in: reply) { gateway.setInstalled(id, models) }
             schedule()
         }
+    }
+
+    private func models(in reply: ReplyCollector.Collected) -> [String]? {
+        guard reply.failure == nil, reply.status == 200 else { return nil }
+        return ModelListReader.models(reply.body, kind: endpoint.configuration.kind, parser: loop.parser)
     }
 
     /// The next probe after the interval ±10 %, so that probes of many gateways do not fall together.
@@ -182,39 +182,13 @@ final class HealthProber {
     }
 
     private func get(
-        _ path: String, timeout: Duration? = nil, _ done: @escaping (Int, String?, [UInt8]) -> Void
+        _ path: String, timeout: Duration? = nil, _ done: @escaping (ReplyCollector.Collected) -> Void
     ) {
-        let receiver = ProbeReceiver(
-            NIOLoopBound(Completion(maxBody: Self.maxBody, done), eventLoop: loop.eventLoop))
-        transfer = gateway.engine.start(
-            TransferRequest(
-                method: .get, target: endpoint.configuration.url.target(path), headers: endpoint.getHeaders,
-                timers: TransferTimers(total: timeout ?? endpoint.configuration.health.timeout)),
-            receiver: receiver, on: loop.delivery)
+        let request = TransferRequest(
+            method: .get, target: endpoint.configuration.url.target(path), headers: endpoint.getHeaders,
+            timers: TransferTimers(total: timeout ?? endpoint.configuration.health.timeout))
+        transfer = ReplyCollector.send(request, by: gateway.engine, on: loop, maxBody: Self.maxBody) { [self] reply in
+            if !isStopped { done(reply) }
+        }
     }
-}
-
-/// Gathers a small reply.
-private final class Completion {
-    private let maxBody: Int
-    private let done: (Int, String?, [UInt8]) -> Void
-    private var status = 0
-    private var body: [UInt8] = []
-
-    init(maxBody: Int, _ done: @escaping (Int, String?, [UInt8]) -> Void) {
-        self.maxBody = maxBody
-        self.done = done
-    }
-
-    func receive(_ update: TransferUpdate) {
-        if let head = update.head { status = head.status }
-        if body.count < maxBody { body.append(contentsOf: update.body) }
-        if let result = update.end { done(status, result.failure?.reason.rawValue, body) }
-    }
-}
-
-private final class ProbeReceiver: TransferReceiver {
-    private let completion: NIOLoopBound<Completion>
-    init(_ completion: NIOLoopBound<Completion>) { self.completion = completion }
-    func receive(_ update: TransferUpdate) { completion.value.receive(update) }
 }

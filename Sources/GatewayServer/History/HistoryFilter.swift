@@ -68,7 +68,7 @@ struct HistoryFilter: Sendable {
         "limit", "before", "since", "request_id", "upstream", "model", "route", "outcome", "errors",
     ]
 
-    private static func refusal(_ message: String) -> RequestRefusal { RequestRefusal(400, message, closes: false) }
+    private static func refusal(_ message: String) -> RequestRefusal { RequestRefusal(400, message) }
 
     /// A duration back from now, or a moment.
     private static func since(_ text: String, now: Timestamp) throws(RequestRefusal) -> Int64 {

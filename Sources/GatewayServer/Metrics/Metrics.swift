@@ -151,7 +151,9 @@ extension AttemptOutcome {
     var metricLabel: String {
         switch self {
         case .success: "ok"
-        case .failed(.status(let code)): code < 500 ? "status_4xx" : code < 600 ? "status_5xx" : "status_other"
+        case .failed(.status(400...499)): "status_4xx"
+        case .failed(.status(500...599)): "status_5xx"
+        case .failed(.status): "status_other"
         case .failed(let failure): failure.label
         case .abandoned(let reason): reason.rawValue
         }

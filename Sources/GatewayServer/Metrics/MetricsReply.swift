@@ -112,10 +112,13 @@ enum MetricsReply {
         }
         writer.family(prefix + "connections", .gauge, "Open client connections.")
         writer.sample(gateway.openConnections)
+        let engine = gateway.engine.statistics
         writer.family(prefix + "transfers", .gauge, "Transfers to upstreams that are under way.")
-        writer.sample(gateway.engine.statistics.activeTransfers)
+        writer.sample(engine.activeTransfers)
         writer.family(prefix + "transfer_loop_turns_total", .counter, "Turns of the transfer loops.")
-        writer.sample(Int(gateway.engine.statistics.loopTurns))
+        writer.sample(Int(engine.loopTurns))
+        writer.family(prefix + "transfer_pauses_total", .counter, "Transfers stopped for clients that read slowly.")
+        writer.sample(Int(engine.pauses))
         writer.family(prefix + "retry_budget_left", .gauge, "Generations that may be made a second time now.")
         writer.sample(gateway.retriesLeft)
         writer.family(prefix + "limits_total", .counter, "How often each limit has bitten.")

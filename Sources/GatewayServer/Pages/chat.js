@@ -300,7 +300,7 @@ async function receive(response, message, clock, changed) {
       message.text = value.text;
       message.tokens = value.tokens_generated;
       if (value.text === "") message.warning = "The model’s answer is empty.";
-      if (message.upstream === undefined) {
+      if (value.inference_time_ms === 0) {  // no upstream answered: the text is the gateway's own
         Object.assign(message, { warning: fallbackNotice, firstToken: undefined, tokens: undefined });
       }
       return;
