@@ -123,7 +123,7 @@ package final class Gateway: Sendable {
             $0.settle(upstream, client: client, report, jitter: jitter, now: .now)
         }
         grant(grants)
-        if let transition { tell(transition, upstream, reason: report.label) }
+        if let transition { tell(transition, upstream, reason: report.failure?.label) }
     }
 
     private func grant(_ grants: [Grant]) {

@@ -1,7 +1,7 @@
 import Synchronization
 
 /// How often each limit has bitten since the start.
-struct LimitCounters: Sendable {
+final class LimitCounters: Sendable {
     /// A closed set, fit for a metric label.
     enum Limit: String, CaseIterable, Sendable {
         case connections
@@ -18,13 +18,9 @@ struct LimitCounters: Sendable {
         case retryBudget = "retry_budget"
     }
 
-    private let state = Shared()
+    private let counts = Mutex([Limit: Int]())
 
-    private final class Shared: Sendable {
-        let counts = Mutex([Limit: Int]())
-    }
+    func note(_ limit: Limit) { counts.withLock { $0[limit, default: 0] += 1 } }
 
-    func note(_ limit: Limit) { state.counts.withLock { $0[limit, default: 0] += 1 } }
-
-    subscript(limit: Limit) -> Int { state.counts.withLock { $0[limit] ?? 0 } }
+    subscript(limit: Limit) -> Int { counts.withLock { $0[limit] ?? 0 } }
 }

@@ -4,26 +4,6 @@ import NIOCore
 /// Writes a generation in an upstream's dialect. The reply is always asked for as a stream, so that timers see tokens
 /// and a client that leaves stops the generation; only the Python backend cannot.
 package enum UpstreamRequestWriter {
-    /// The path of the generation endpoint, below the upstream's base address.
-    package static func path(_ upstream: UpstreamConfiguration) -> String {
-        switch upstream.kind {
-        case .ollama: upstream.url.basePath + "/api/chat"
-        case .query: queryPath(upstream.url)
-        case .openai:
-            upstream.url.basePath.hasSuffix("/v1")
-                ? upstream.url.basePath + "/chat/completions" : upstream.url.basePath + "/v1/chat/completions"
-        }
-    }
-
-    /// The address in gateway.conf is the endpoint itself, as in LLM_SERVICE_URL. The backend's own is `/query/`, which it
-    /// does not answer without the last slash.
-    private static func queryPath(_ url: UpstreamURL) -> String {
-        if url.basePath.isEmpty || url.basePath.hasSuffix("/query") {
-            return (url.basePath.isEmpty ? "/query" : url.basePath) + "/"
-        }
-        return url.basePath + (url.endsInSlash ? "/" : "")
-    }
-
     package static func body(_ chat: ChatRequest, kind: UpstreamKind, model: String?) -> ByteBuffer {
         var writer = JSONWriter(ByteBufferAllocator().buffer(capacity: 512))
         writer.beginObject()

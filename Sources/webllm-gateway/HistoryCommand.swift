@@ -17,7 +17,7 @@ struct HistoryCommand: AsyncParsableCommand {
     @Option(help: "Only requests for this model, as clients call it.", completion: .models)
     var model: String?
 
-    @Flag(help: "Only requests that no model answered.")
+    @Flag(help: "Only requests whose outcome is not ok, those that their client left included.")
     var errors = false
 
     @Option(help: "Only requests since then: a time back such as 30m, 2h or 7d, or a time as in RFC 3339.")

@@ -223,7 +223,7 @@ struct RoutingPolicyTests {
         upstreams[0].url.port = 99
         _ = table.configure(upstreams: upstreams, routing: RoutingConfiguration(), models: [])
         #expect(choose(&table) == 1, "the slots are still taken")
-        for _ in 0..<4 { settle(&table, 0, AttemptReport(.failure, rest: .seconds(60), label: "connect")) }
+        for _ in 0..<4 { settle(&table, 0, AttemptReport(.failure, rest: .seconds(60), failure: .connect)) }
         #expect(table.statuses(now: at(0))[0].isAvailable)
         #expect(table.statuses(now: at(0))[0].lastFailure == nil)
         #expect(table.entries[0].inFlight == 0)

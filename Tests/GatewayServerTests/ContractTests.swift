@@ -112,6 +112,77 @@ struct ContractTests {
         await backend.close()
     }
 
+    /// An Ollama that lives while the test wants it to.
+    private static func ollama(_ models: [String] = [], isUp: Mutexed<Bool>) -> FakeUpstream.Script {
+        let list = models.map { #"{"name":"\#($0)"}"# }.joined(separator: ",")
+        return { connection in
+            while let request = try await connection.request() {
+                if !isUp.value {
+                    try await connection.reply("500 Internal Server Error", body: "{}")
+                } else if request.line.hasPrefix("GET /api/ps") {
+                    try await connection.reply(body: #"{"models":[{"name":"in memory"}]}"#)
+                } else {
+                    try await connection.reply(body: #"{"version":"1","models":[\#(list)]}"#)
+                }
+            }
+        }
+    }
+
+    /// A field of the two replies that tell how the upstreams are.
+    private static func told(_ field: String, _ gateway: RunningGateway) async throws -> [String] {
+        var values: [String] = []
+        for path in ["/webllm/api/health", "/webllm/api/status"] {
+            let reply = try await gateway.client.request("GET", path)
+            #expect(reply.status == 200)
+            let object = try JSONSerialization.jsonObject(with: Data(reply.body.utf8)) as? [String: Any]
+            let value = try #require(object?[field])
+            values.append("\(value)")
+        }
+        return values
+    }
+
+    /// All that they have installed, each name once.
+    @Test func theModelsOfUpstreamsThatAreUpAreCounted() async throws {
+        let isUp = Mutexed(true)
+        let first = try await FakeUpstream.start(Self.ollama(["a", "b"], isUp: Mutexed(true)))
+        let second = try await FakeUpstream.start(Self.ollama(["b", "c", "d"], isUp: isUp))
+        try await RunningGateway.run([("first", .ollama, first.port), ("second", .ollama, second.port)]) {
+            $0.upstreams[1].health.interval = .milliseconds(20)
+            $0.upstreams[1].health.fall = 1
+            $0.upstreams[1].health.rise = 1
+        } _: { (gateway: RunningGateway) async throws in
+            for name in ["first", "second"] {
+                while gateway.status(name).installed.isEmpty { await Task.yield() }
+            }
+            #expect(try await Self.told("models_loaded", gateway) == ["4", "4"])
+            isUp.value = false
+            while gateway.status("second").probe == .up { await Task.yield() }
+            #expect(try await Self.told("models_loaded", gateway) == ["2", "2"])
+            isUp.value = true
+            while gateway.status("second").probe == .down { await Task.yield() }
+            #expect(try await Self.told("models_loaded", gateway) == ["4", "4"])
+        }
+        await first.close()
+        await second.close()
+    }
+
+    @Test(arguments: [
+        ([true, true], "healthy", "operational"), ([true, false], "degraded", "degraded"),
+        ([false, true], "degraded", "degraded"), ([false, false], "unhealthy", "offline"),
+    ])
+    func theStateIsThatOfTheUpstreams(_ areUp: [Bool], _ health: String, _ status: String) async throws {
+        var upstreams: [FakeUpstream] = []
+        for isUp in areUp { upstreams.append(try await FakeUpstream.start(Self.ollama(isUp: Mutexed(isUp)))) }
+        try await RunningGateway.run(upstreams.enumerated().map { ("u\($0)", .ollama, $1.port) }) {
+            (gateway: RunningGateway) async throws in
+            for index in areUp.indices {
+                while gateway.status("u\(index)").probe == .unknown { await Task.yield() }
+            }
+            #expect(try await Self.told("status", gateway) == [health, status])
+        }
+        for upstream in upstreams { await upstream.close() }
+    }
+
     private static func prompt(_ body: String, _ find: ([String: Any]) -> String?) throws -> String {
         let object = try JSONSerialization.jsonObject(with: Data(body.utf8)) as? [String: Any]
         let found = object.flatMap(find)

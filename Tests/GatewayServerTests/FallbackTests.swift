@@ -158,6 +158,42 @@ struct FallbackTests {
         await upstream.close()
     }
 
+    /// What the client has it keeps; it is told that no more comes, and nobody else is asked.
+    @Test(arguments: [
+        ("text/event-stream", "event: token\ndata: {", "event: error\ndata: {", "\n\n"),
+        ("application/x-ndjson", #"{"type":"token","#, #"{"type":"error","#, "\n"),
+    ])
+    func whenTheTotalTimeIsOverAStreamEndsWithAnError(
+        _ type: String, _ token: String, _ error: String, _ lineEnd: String
+    ) async throws {
+        let first = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await Scripts.startStream(connection)
+                try await connection.chunk(Scripts.token(#""half""#))
+                await connection.untilClosed()
+            })
+        let second = try await Self.backend()
+        try await RunningGateway.run([("first", .ollama, first.port), ("second", .query, second.port)]) {
+            $0.server.totalTimeout = .seconds(1)
+            $0.webllm.fallbackMessage = "sorry"
+        } _: { (gateway: RunningGateway) async throws in
+            let reply = try await gateway.client.postJSON(
+                "/webllm/api/infer", #"{"prompt":"x","stream":true}"#, headers: [("Accept", type)])
+            #expect(reply.status == 200)
+            #expect(reply.isWhole)
+            let id = try #require(reply.headers["x-request-id"])
+            let message = "The answer took too long and was cut off"
+            let piece = token + #""text":"half"}"# + lineEnd
+            #expect(reply.body == piece + error + #""error":"\#(message)","request_id":"\#(id)"}"# + lineEnd)
+            #expect(second.state.requests.allSatisfy { $0.line.hasPrefix("GET") })
+            let kept = try #require(gateway.server.gateway.history.recent(1).first)
+            #expect(kept.outcome == .cutOff)
+            #expect(kept.text == "half")
+        }
+        await first.close()
+        await second.close()
+    }
+
     @Test func aPinThatNamesNoUpstreamIsRefused() async throws {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""b""#) })

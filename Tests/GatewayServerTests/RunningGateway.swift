@@ -132,3 +132,23 @@ enum Scripts {
         try await connection.send("0\r\n\r\n")
     }
 }
+
+extension RunningGateway {
+    func status(_ name: String) -> UpstreamStatus {
+        server.gateway.upstreamStatuses().first { $0.name == name }!
+    }
+}
+
+extension RawReply {
+    func has(_ text: String) -> Bool { body.utf8.firstRange(of: text.utf8) != nil }
+}
+
+/// A value that several tasks change.
+final class Mutexed<Value: Sendable>: Sendable {
+    private let state: Mutex<Value>
+    init(_ value: Value) { state = Mutex(value) }
+    var value: Value {
+        get { state.withLock { $0 } }
+        set { state.withLock { $0 = newValue } }
+    }
+}

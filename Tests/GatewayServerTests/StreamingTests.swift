@@ -76,6 +76,30 @@ struct StreamingTests {
         await upstream.close()
     }
 
+    /// Also where the whole stream is the fallback message.
+    @Test(arguments: ["text/event-stream", "application/x-ndjson"], [true, false])
+    func aStreamIsNeitherKeptNorHeldBackOnItsWay(_ type: String, _ isAnswered: Bool) async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                if isAnswered {
+                    try await Scripts.answer(connection, #""x""#)
+                } else {
+                    try await connection.reply("500 Internal Server Error", body: "{}")
+                }
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            let reply = try await gateway.client.postJSON(
+                "/webllm/api/infer", #"{"prompt":"x","stream":true}"#, headers: [("Accept", type)])
+            #expect(reply.status == 200)
+            #expect(reply.isWhole)
+            #expect(reply.headers["x-gateway-upstream"] == (isAnswered ? "u" : nil))
+            #expect(reply.headers["content-type"] == type)
+            #expect(reply.headers["cache-control"] == "no-cache")
+            #expect(reply.headers["x-accel-buffering"] == "no")
+        }
+        await upstream.close()
+    }
+
     /// The answer is whole before its transfer is over: some servers keep the reply open.
     @Test func connectingIsTimedForAnAnswerToo() async throws {
         let gate = Gate()

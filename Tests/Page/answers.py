@@ -159,6 +159,25 @@ def the_second_upstream_is_named_with_the_number_of_attempts(bench):
     tab.is_clean()
 
 
+@case
+def an_answer_after_a_heartbeat_is_no_stand_in(bench):
+    """The head of its reply went out before anybody had answered: it names no upstream."""
+    gateway = bench.start_gateway(gateways.upstream(bench.upstream.port), server='heartbeat = "100ms"')
+    tab = bench.tab().open(gateway.page)
+    with tab.page.expect_response("**/api/infer") as reply:
+        tab.send("Hello")
+    assert "x-gateway-upstream" not in reply.value.headers, reply.value.headers
+    expect(tab.fact("waiting")).to_be_visible()
+    bench.upstream.next_chat().answer("At ", "last")
+    tab.is_idle()
+    expect(tab.answer.locator(".text")).to_have_text("At last")
+    expect(tab.notice).to_be_hidden()
+    expect(tab.fact("first-token")).to_be_visible()
+    expect(tab.fact("rate")).to_be_visible()
+    expect(tab.fact("tokens")).to_have_text("2 tokens")
+    tab.is_clean()
+
+
 # --- Stopping -----------------------------------------------------------------------------------------------------
 
 

@@ -123,8 +123,8 @@ class Bench:
         self._case.callback(started.close)
         return started
 
-    def start_gateway(self, *upstreams, webllm="", admin=""):
-        started = gateways.Gateway(self.binary, upstreams, webllm, admin)
+    def start_gateway(self, *upstreams, webllm="", admin="", server=""):
+        started = gateways.Gateway(self.binary, upstreams, webllm, admin, server)
         self._case.callback(started.close)
         return started
 

@@ -30,13 +30,13 @@ def upstream(port, name="ollama"):
 
 
 class Gateway:
-    def __init__(self, binary, upstreams, webllm="", admin=""):
+    def __init__(self, binary, upstreams, webllm="", admin="", server=""):
         self.port, self.admin_port = free_ports(2)
         self._binary = binary
         self._directory = tempfile.TemporaryDirectory(prefix="webllm-page-")
         self._configuration = pathlib.Path(self._directory.name, "gateway.conf")
         self._configuration.write_text(
-            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\ndrain_timeout = "0s"\n'
+            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\ndrain_timeout = "0s"\n{server}\n'
             f'[admin]\nlisten = ["127.0.0.1:{self.admin_port}"]\n{admin}\n[webllm]\n{webllm}\n'
             f'[history]\npath = "{self._directory.name}/history.sqlite"\n' + "".join(upstreams)
         )

@@ -91,7 +91,7 @@ package struct WebLLMConfiguration: Sendable, Equatable {
     package var maxPromptCharacters = 2000
     /// Most prompts in one batch.
     package var maxBatch = 100
-    /// Sent as the text of a 200 reply when every upstream failed; empty answers 502 or 504 instead.
+    /// Sent as the text of a 200 reply when every upstream failed; empty answers 429, 502, 503 or 504 instead.
     package var fallbackMessage =
         "I apologize, but I'm unable to connect to the AI service at the moment. "
         + "Please try again later or contact support."

@@ -53,7 +53,7 @@ package struct UpstreamConfiguration: Sendable, Equatable {
     package var idempotent = true
     /// Share under the policy `weighted`, 1...1000.
     package var weight = 1
-    /// Ollama only: models that the gateway loads at start and after a recovery.
+    /// Ollama only: models that the gateway loads at start, after a recovery and after a reload that changes the upstream.
     package var warm = WarmConfiguration()
     package var timeouts = UpstreamTimeouts()
     package var breaker = BreakerConfiguration()
@@ -70,13 +70,23 @@ package struct UpstreamConfiguration: Sendable, Equatable {
 package struct UpstreamTimeouts: Sendable, Equatable {
     /// From dispatch to a connection that is up (TCP, and TLS where used).
     package var connect: Duration = .seconds(2)
-    /// From the request written to the first whole object with content or an error.
+    /// From dispatch, connecting included, to the first whole object with content or an error.
     package var firstToken: Duration = .seconds(120)
     /// Longest silence between two whole objects after the first token.
     package var idle: Duration = .seconds(60)
     /// In place of `firstToken` while an Ollama loads the model.
     package var firstTokenCold: Duration = .seconds(300)
     package init() {}
+
+    /// The time of the timer that fired; nil where none did.
+    package func duration(of failure: AttemptFailure) -> Duration? {
+        switch failure {
+        case .connectTimer: connect
+        case .firstTokenTimer: firstToken
+        case .idleTimer: idle
+        default: nil
+        }
+    }
 }
 
 package struct WarmConfiguration: Sendable, Equatable {

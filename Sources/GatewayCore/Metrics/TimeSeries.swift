@@ -3,7 +3,8 @@ package struct TimeSeries: Sendable {
     /// What happened in one step.
     package struct Step: Sendable, Equatable {
         package var requests = 0
-        /// Requests that were not answered by a model: refused ones (4xx) are not counted here.
+        /// Requests that were not answered by a model, but those that were refused, or that their client or an operator
+        /// ended.
         package var errors = 0
         package var tokens = 0
         package var firstToken = Quantiles()

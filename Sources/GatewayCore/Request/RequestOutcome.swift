@@ -3,9 +3,9 @@ package enum RequestOutcome: String, Sendable, CaseIterable {
     case ok
     /// Every upstream failed and the configured message was sent in place of an answer.
     case fallback
-    /// Refused by our own checks: 4xx.
+    /// Refused by our own checks: 4xx, 501 or 503.
     case refused
-    /// Every upstream failed, and there is no fallback message: 502 or 504.
+    /// Every upstream failed, and there is no fallback message: 429, 502, 503 or 504.
     case upstreamsFailed = "upstreams_failed"
     /// No slot in time: 503.
     case overloaded

@@ -157,13 +157,13 @@ package struct AttemptReport: Sendable {
     package var firstToken: Duration?
     /// Of the answer, a second.
     package var tokensPerSecond: Double?
-    /// For logs and `status`, where it failed.
-    package var label: String?
+    /// Where it failed, also where that is no fault of the upstream.
+    package var failure: AttemptFailure?
 
     package init(
         _ verdict: Verdict, breakerEra: Int = 0, rest: Duration? = nil, heldFor: Duration = .zero,
         firstToken: Duration? = nil,
-        tokensPerSecond: Double? = nil, label: String? = nil
+        tokensPerSecond: Double? = nil, failure: AttemptFailure? = nil
     ) {
         self.verdict = verdict
         self.breakerEra = breakerEra
@@ -171,7 +171,7 @@ package struct AttemptReport: Sendable {
         self.heldFor = heldFor
         self.firstToken = firstToken
         self.tokensPerSecond = tokensPerSecond
-        self.label = label
+        self.failure = failure
     }
 }
 
@@ -189,8 +189,8 @@ package struct UpstreamStatus: Sendable, Equatable {
     package var mode: OperatorMode
     package var probe: ProbeState.Verdict
     package var breaker: Breaker.State
-    /// Seconds until an open breaker lets a request probe.
-    package var opensIn: Duration?
+    /// Until an open breaker lets a request probe.
+    package var probesIn: Duration?
     /// Up, not broken, not resting, not taken out; it may be full.
     package var isAvailable: Bool
     /// Why it is not available, or `ok`.
@@ -205,7 +205,7 @@ package struct UpstreamStatus: Sendable, Equatable {
     package var failuresInRow: Int
     package var lastFailure: String?
     package var trouble: Trouble?
-    /// When its probes began to fail.
+    /// When its probes marked it down.
     package var downSince: MonotonicTime?
 }
 
@@ -216,9 +216,8 @@ package struct Trouble: Sendable, Equatable {
     package var failed = 0
     /// Requests that ended there since, the failed ones included.
     package var total = 0
-    package var label: String
-    /// How long the last failed one took.
-    package var heldFor: Duration
+    /// The last one.
+    package var failure: AttemptFailure?
 
     /// Too much to be chance: at least three, and half of what was asked.
     package var isAlarming: Bool { failed >= 3 && failed * 2 >= total }

@@ -131,7 +131,7 @@ struct UpstreamEntry: Sendable {
             firstTokenMeasured = now
         }
         if let rate = report.tokensPerSecond { tokensPerSecond = tokensPerSecond.map { $0 * 0.8 + rate * 0.2 } ?? rate }
-        if let label = report.label { lastFailure = label }
+        if let failure = report.failure { lastFailure = failure.label }
     }
 
     /// A run of failures begins with one, and is over when most of what followed succeeded.
@@ -142,12 +142,10 @@ struct UpstreamEntry: Sendable {
             trouble?.total += 1
             if let trouble, trouble.total >= 2 * trouble.failed + 3 { self.trouble = nil }
         case .failure:
-            let label = report.label ?? ""
-            var run = trouble ?? Trouble(since: now, label: label, heldFor: report.heldFor)
+            var run = trouble ?? Trouble(since: now)
             run.failed += 1
             run.total += 1
-            run.label = label
-            run.heldFor = report.heldFor
+            run.failure = report.failure
             trouble = run
         }
     }

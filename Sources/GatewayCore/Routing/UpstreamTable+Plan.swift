@@ -3,7 +3,7 @@ extension UpstreamTable {
     /// Candidates for a request, best first, with what speaks against each. A dry run: nothing changes.
     package func plan(_ request: SelectionRequest, now: MonotonicTime) -> [Candidate] {
         let candidates = order.map { id -> Candidate in
-            let entry = entries[id.index]
+            let entry = self[id]
             let model = models.model(for: request.modelID, on: id)
             return Candidate(
                 upstream: id, name: entry.configuration.name, model: model,
@@ -42,12 +42,12 @@ extension UpstreamTable {
     /// Smooth weighted round-robin: each gets its weight, and who is taken pays for all.
     mutating func spendCredit(on id: UpstreamID, now: MonotonicTime) {
         var total = 0.0
-        for other in order where entries[other.index].obstacle(now) == nil {
-            let weight = weight(entries[other.index], now: now)
-            entries[other.index].credit += weight
+        for other in order where self[other].obstacle(now) == nil {
+            let weight = weight(self[other], now: now)
+            self[other].credit += weight
             total += weight
         }
-        entries[id.index].credit -= total
+        self[id].credit -= total
     }
 
     private func skipReason(_ entry: UpstreamEntry, _ request: SelectionRequest, now: MonotonicTime) -> SkipReason? {
@@ -77,7 +77,7 @@ extension UpstreamTable {
                 candidates: candidates)
         }
         guard !candidates.contains(where: { $0.skip == .full }) else { return nil }
-        for id in order where mayFailOpen(id, request) && entries[id.index].hasSlot {
+        for id in order where mayFailOpen(id, request) && self[id].hasSlot {
             return Choice(upstream: id, reason: .failOpen, skipped: skipped, candidates: candidates)
         }
         return nil
@@ -86,7 +86,7 @@ extension UpstreamTable {
     /// By configured order and with nothing against the first: no other needs to be looked at.
     private func obviousChoice(_ request: SelectionRequest, now: MonotonicTime) -> Choice? {
         guard routing.policy == .priority, let id = order.first else { return nil }
-        let entry = entries[id.index]
+        let entry = self[id]
         guard skipReason(entry, request, now: now) == nil else { return nil }
         if entry.installed != nil, entry.hasInstalled(models.model(for: request.modelID, on: id)) == false {
             return nil
@@ -96,7 +96,7 @@ extension UpstreamTable {
 
     /// What an operator took out stays out.
     private func mayFailOpen(_ id: UpstreamID, _ request: SelectionRequest) -> Bool {
-        let entry = entries[id.index]
+        let entry = self[id]
         return entry.mode == .enabled && !request.tried.contains(id)
             && (request.pinned == nil || request.pinned == entry.configuration.name)
     }

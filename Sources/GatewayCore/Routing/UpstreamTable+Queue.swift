@@ -33,7 +33,7 @@ extension UpstreamTable {
     /// A request waits at an upstream. When its queue is full, a client with fewer entries than another takes the
     /// place of that one's newest: a flood from one client does not keep the others out.
     mutating func enqueue(_ request: SelectionRequest, at first: UpstreamID, now: MonotonicTime) -> Selection {
-        let configuration = entries[first.index].configuration
+        let configuration = self[first].configuration
         let counted = queue.waiters.filter { $0.first == first && !$0.request.isBatchItem }
         var displaced: WaiterID?
         if !request.isBatchItem, counted.count >= configuration.maxQueue {
@@ -73,7 +73,7 @@ extension UpstreamTable {
     /// Gives free slots to those that wait: the client with the fewest running requests first, then in order.
     mutating func grants(now: MonotonicTime) -> [Grant] {
         var grants: [Grant] = []
-        while !queue.waiters.isEmpty, order.contains(where: { entries[$0.index].hasSlot }) {
+        while !queue.waiters.isEmpty, order.contains(where: { self[$0].hasSlot }) {
             guard let served = nextServed(now) else { break }
             var choice = served.choice
             let request = queue.waiters.remove(at: served.index).request
@@ -114,7 +114,7 @@ extension UpstreamTable {
 
     /// Seconds until as many slots have become free as requests are ahead, from recent service times; 1...300.
     private func retryAfter(_ id: UpstreamID, ahead: Int) -> Int {
-        let entry = entries[id.index]
+        let entry = self[id]
         let wait = entry.serviceSeconds * Double(ahead + 1) / Double(entry.configuration.maxInFlight)
         return Int(min(300, wait + 1))
     }

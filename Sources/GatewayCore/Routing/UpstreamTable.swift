@@ -18,6 +18,11 @@ package struct UpstreamTable: Sendable {
         configure(upstreams: upstreams, routing: routing, models: models)
     }
 
+    subscript(_ id: UpstreamID) -> UpstreamEntry {
+        get { entries[id.index] }
+        _modify { yield &entries[id.index] }
+    }
+
     // MARK: Configuration
 
     /// Takes a new configuration over. An upstream of the same name, kind and address keeps its state and its id; one
@@ -70,7 +75,7 @@ package struct UpstreamTable: Sendable {
             return .attempt(choice)
         }
         guard let first = firstUsable(request, now: now) else {
-            let anyEnabled = order.contains { entries[$0.index].mode == .enabled }
+            let anyEnabled = order.contains { self[$0].mode == .enabled }
             return .exhausted(anyEnabled && request.pinned == nil ? .allTried : .noneEnabled)
         }
         return enqueue(request, at: first, now: now)
@@ -78,9 +83,9 @@ package struct UpstreamTable: Sendable {
 
     mutating func take(_ choice: inout Choice, client: ClientID, now: MonotonicTime) {
         let id = choice.upstream
-        entries[id.index].inFlight += 1
-        entries[id.index].breaker.take(now)
-        choice.breakerEra = entries[id.index].breaker.era
+        self[id].inFlight += 1
+        self[id].breaker.take(now)
+        choice.breakerEra = self[id].breaker.era
         queue.running[client, default: 0] += 1
         if routing.policy == .weighted { spendCredit(on: id, now: now) }
     }
@@ -90,27 +95,27 @@ package struct UpstreamTable: Sendable {
     package mutating func settle(
         _ id: UpstreamID, client: ClientID, _ report: AttemptReport, jitter: Double = 0, now: MonotonicTime
     ) -> (grants: [Grant], transition: UpstreamTransition?) {
-        entries[id.index].inFlight -= 1
+        self[id].inFlight -= 1
         queue.ended(client)
         // What was sent to another address under this name says nothing of the present one.
-        guard report.breakerEra >= entries[id.index].firstEra else { return (grants(now: now), nil) }
-        entries[id.index].note(report, now: now)
-        if let rest = report.rest { entries[id.index].restsUntil = now + rest }
-        let configuration = entries[id.index].configuration.breaker
+        guard report.breakerEra >= self[id].firstEra else { return (grants(now: now), nil) }
+        self[id].note(report, now: now)
+        if let rest = report.rest { self[id].restsUntil = now + rest }
+        let configuration = self[id].configuration.breaker
         var transition: UpstreamTransition?
         switch report.verdict {
-        case .neutral: entries[id.index].breaker.release(era: report.breakerEra)
+        case .neutral: self[id].breaker.release(era: report.breakerEra)
         case .success:
-            if entries[id.index].breaker.succeed(era: report.breakerEra, now, configuration) {
-                entries[id.index].recoveredAt = now
+            if self[id].breaker.succeed(era: report.breakerEra, now, configuration) {
+                self[id].recoveredAt = now
                 transition = .breakerClosed
             }
         case .failure:
-            let mayOpen = order.contains { $0 != id && entries[$0.index].obstacle(now) == nil }
-            if entries[id.index].breaker.fail(
+            let mayOpen = order.contains { $0 != id && self[$0].obstacle(now) == nil }
+            if self[id].breaker.fail(
                 era: report.breakerEra, now, configuration, mayOpen: mayOpen, jitter: jitter)
             {
-                transition = .breakerOpened(until: entries[id.index].breaker.openUntil)
+                transition = .breakerOpened(until: self[id].breaker.openUntil)
             }
         }
         return (grants(now: now), transition)
@@ -122,46 +127,46 @@ package struct UpstreamTable: Sendable {
     package mutating func probeFinished(
         _ id: UpstreamID, success: Bool, now: MonotonicTime
     ) -> (transition: UpstreamTransition?, grants: [Grant]) {
-        let before = entries[id.index].probe.verdict
-        let health = entries[id.index].configuration.health
-        guard entries[id.index].probe.record(success: success, configuration: health) else { return (nil, []) }
-        switch entries[id.index].probe.verdict {
+        let before = self[id].probe.verdict
+        let health = self[id].configuration.health
+        guard self[id].probe.record(success: success, configuration: health) else { return (nil, []) }
+        switch self[id].probe.verdict {
         case .up:
-            if before == .down { entries[id.index].recoveredAt = now }
-            entries[id.index].downSince = nil
+            if before == .down { self[id].recoveredAt = now }
+            self[id].downSince = nil
             return (.probedUp, grants(now: now))
         case .down:
-            entries[id.index].loaded = .unknown
-            entries[id.index].downSince = now
+            self[id].loaded = .unknown
+            self[id].downSince = now
             return (.probedDown, grants(now: now))
         case .unknown: return (nil, [])
         }
     }
 
-    package mutating func setInstalled(_ id: UpstreamID, _ models: [String]) { entries[id.index].installed = models }
+    package mutating func setInstalled(_ id: UpstreamID, _ models: [String]) { self[id].installed = models }
 
     /// - Parameter asked: when the list was asked for.
     package mutating func setLoaded(_ id: UpstreamID, _ models: LoadedModels, asked: MonotonicTime) {
-        entries[id.index].noteList(models, asked: asked)
+        self[id].noteList(models, asked: asked)
     }
 
     /// The gateway's own load has just ended.
     package mutating func noteLoaded(_ id: UpstreamID, _ model: String, now: MonotonicTime) {
-        entries[id.index].noteLoad(model, now: now)
+        self[id].noteLoad(model, now: now)
     }
 
     /// Whether there is evidence that the upstream has yet to load the model: it lives, and its list of loaded models
     /// lacks it or does not come.
     package func isCold(_ id: UpstreamID, model: String?) -> Bool {
-        entries[id.index].probe.verdict == .up && entries[id.index].hasLoaded(model) == false
+        self[id].probe.verdict == .up && self[id].hasLoaded(model) == false
     }
 
     /// Whether another available upstream has the model loaded, so that waiting for this one is not worth it.
     package func isLoadedElsewhere(_ request: SelectionRequest, than id: UpstreamID, now: MonotonicTime) -> Bool {
         order.contains { other in
-            other != id && !request.tried.contains(other) && entries[other.index].obstacle(now) == nil
-                && entries[other.index].hasSlot
-                && entries[other.index].hasLoaded(models.model(for: request.modelID, on: other)) == true
+            other != id && !request.tried.contains(other) && self[other].obstacle(now) == nil
+                && self[other].hasSlot
+                && self[other].hasLoaded(models.model(for: request.modelID, on: other)) == true
         }
     }
 
@@ -171,22 +176,22 @@ package struct UpstreamTable: Sendable {
     package mutating func setMode(
         _ name: String, _ mode: OperatorMode, now: MonotonicTime
     ) -> (id: UpstreamID, grants: [Grant])? {
-        guard let id = order.first(where: { entries[$0.index].configuration.name == name }) else { return nil }
-        entries[id.index].mode = mode
+        guard let id = order.first(where: { self[$0].configuration.name == name }) else { return nil }
+        self[id].mode = mode
         return (id, grants(now: now))
     }
 
-    package func mode(_ id: UpstreamID) -> OperatorMode { entries[id.index].mode }
+    package func mode(_ id: UpstreamID) -> OperatorMode { self[id].mode }
 
     package func statuses(now: MonotonicTime) -> [UpstreamStatus] {
         order.map { id in
-            let entry = entries[id.index]
+            let entry = self[id]
             let obstacle = entry.obstacle(now)
             let isOpen = entry.breaker.state == .open && now < entry.breaker.openUntil
             return UpstreamStatus(
                 id: id, name: entry.configuration.name, kind: entry.configuration.kind, mode: entry.mode,
                 probe: entry.probe.verdict, breaker: entry.breaker.state,
-                opensIn: isOpen ? entry.breaker.openUntil - now : nil, isAvailable: obstacle == nil,
+                probesIn: isOpen ? entry.breaker.openUntil - now : nil, isAvailable: obstacle == nil,
                 reason: obstacle?.rawValue ?? "ok", inFlight: entry.inFlight, slots: entry.configuration.maxInFlight,
                 queued: queue.waiters.count { $0.first == id }, installed: entry.installed ?? [],
                 loaded: entry.loaded, firstToken: entry.firstTokenSeconds.map { .nanoseconds(Int64($0 * 1e9)) },
@@ -201,7 +206,7 @@ package struct UpstreamTable: Sendable {
 
     /// Slots of all upstreams that take requests: how many items of a batch can run at once.
     package func totalSlots(now: MonotonicTime) -> Int {
-        let usable = order.filter { entries[$0.index].obstacle(now) == nil }
-        return max(1, (usable.isEmpty ? order : usable).reduce(0) { $0 + entries[$1.index].configuration.maxInFlight })
+        let usable = order.filter { self[$0].obstacle(now) == nil }
+        return max(1, (usable.isEmpty ? order : usable).reduce(0) { $0 + self[$1].configuration.maxInFlight })
     }
 }

@@ -2,8 +2,8 @@
 package enum UpstreamEvent: Sendable, Equatable {
     /// A piece of the answer; never empty. Commits the request.
     case content(String)
-    /// A piece of the model's thinking, or a tool call: progress that resets timers and commits, but is not part of
-    /// the text.
+    /// A piece of the model's thinking, or a tool call: a first token for the timers, but not part of the text. It does
+    /// not commit.
     case thinking
     /// A whole object that carries neither (role only, empty delta, usage): resets the idle timer, does not commit.
     case progress

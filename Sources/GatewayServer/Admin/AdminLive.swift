@@ -71,8 +71,7 @@ extension JSONWriter {
     /// The fields of `/admin/series`.
     mutating func series(_ steps: [TimeSeries.Step], _ upstreams: [String]) {
         field("interval_s", Int(TimeSeries.stepSeconds))
-        key("end")
-        value(Timestamp.now)
+        field("end", Timestamp.now)
         array("requests", steps) { $0.value($1.requests) }
         array("errors", steps) { $0.value($1.errors) }
         array("first_token_p50_ms", steps) { $0.millisecondsOrNull($1.firstToken.quantile(0.5)) }
@@ -97,12 +96,9 @@ extension JSONWriter {
         beginObject()
         field("requests", step.requests)
         field("errors", step.errors)
-        key("first_token_p50_ms")
-        millisecondsOrNull(step.firstToken.quantile(0.5))
-        key("first_token_p95_ms")
-        millisecondsOrNull(step.firstToken.quantile(0.95))
-        key("first_token_p99_ms")
-        millisecondsOrNull(step.firstToken.quantile(0.99))
+        field("first_token_p50_ms", step.firstToken.quantile(0.5))
+        field("first_token_p95_ms", step.firstToken.quantile(0.95))
+        field("first_token_p99_ms", step.firstToken.quantile(0.99))
         key("tokens_per_second")
         perSecond(step.tokens)
         key("upstreams")
@@ -111,8 +107,7 @@ extension JSONWriter {
             beginObject()
             field("name", name)
             field("requests", step.upstreams[name]?.requests ?? 0)
-            key("first_token_ms")
-            millisecondsOrNull(step.upstreams[name]?.firstTokenMean)
+            field("first_token_ms", step.upstreams[name]?.firstTokenMean)
             key("tokens_per_second")
             perSecond(step.upstreams[name]?.tokens ?? 0)
             endObject()
@@ -126,10 +121,8 @@ extension JSONWriter {
         for alert in alerts {
             beginObject()
             field("severity", alert.severity.rawValue)
-            key("upstream")
-            valueOrNull(alert.upstream)
-            key("since")
-            if let since = alert.since { value(since) } else { null() }
+            field("upstream", alert.upstream)
+            field("since", alert.since)
             field("text", alert.text)
             endObject()
         }

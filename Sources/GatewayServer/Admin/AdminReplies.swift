@@ -43,8 +43,7 @@ enum AdminReplies {
     static func writeStatus(_ gateway: Gateway, _ snapshot: Snapshot, _ writer: inout JSONWriter) {
         let engine = gateway.engine.statistics
         let upstreams = gateway.upstreamStatuses()
-        writer.key("timestamp")
-        writer.value(Timestamp.now)
+        writer.field("timestamp", Timestamp.now)
         writer.field("uptime_s", Int((MonotonicTime.now - gateway.started).components.seconds))
         writer.field("draining", gateway.isDraining)
         writer.field("version", GatewayVersion.current)
@@ -105,10 +104,7 @@ enum AdminReplies {
             let needsRestart = try operations.reload()
             return .object { writer in
                 writer.field("status", "reloaded")
-                writer.key("needs_restart")
-                writer.beginArray()
-                for key in needsRestart { writer.value(key) }
-                writer.endArray()
+                writer.field("needs_restart", needsRestart)
             }
         } catch {
             return .object(409) { writer in
@@ -140,10 +136,8 @@ extension JSONWriter {
     fileprivate mutating func history(_ status: HistoryStore.Status, path: String?) {
         beginObject()
         field("state", status.state.rawValue)
-        key("reason")
-        valueOrNull(status.reason)
-        key("path")
-        valueOrNull(path)
+        field("reason", status.reason)
+        field("path", path)
         field("rows", status.rows)
         field("pending", status.pending)
         field("dropped", status.dropped)
@@ -159,62 +153,33 @@ extension JSONWriter {
         field("reason", status.reason)
         field("probe", status.probe.rawValue)
         field("breaker", status.breaker.rawValue)
-        if let opensIn = status.opensIn { field("breaker_open_s", Int(opensIn.components.seconds) + 1) }
+        if let probesIn = status.probesIn { field("breaker_open_s", Int(probesIn.components.seconds) + 1) }
         field("in_flight", status.inFlight)
         field("slots", status.slots)
         field("queued", status.queued)
         field("failures_in_row", status.failuresInRow)
         if let failure = status.lastFailure { field("last_failure", failure) }
         if let time = status.firstToken {
-            key("first_token_ms")
-            milliseconds(time)
+            field("first_token_ms", time)
         }
         if let rate = status.tokensPerSecond { field("tokens_per_second", .double((rate * 10).rounded() / 10)) }
-        key("models_installed")
-        strings(status.installed)
-        key("models_loaded")
+        field("models_installed", status.installed)
         switch status.loaded {
-        case .models(let models): strings(models)
-        case .unknown, .hanging: null()
+        case .models(let models): field("models_loaded", models)
+        case .unknown, .hanging: nullField("models_loaded")
         }
         endObject()
     }
 
-    private mutating func strings(_ texts: [String]) {
-        beginArray()
-        for text in texts { value(text) }
-        endArray()
-    }
-
-    /// A candidate of a plan that was carried out.
-    mutating func planned(_ candidate: Candidate) {
+    /// An upstream of a plan, with what speaks against it.
+    mutating func candidate(_ candidate: Candidate) {
         beginObject()
         field("upstream", candidate.name)
-        key("model")
-        valueOrNull(candidate.model)
+        field("model", candidate.model)
         field("score", .double(candidate.score))
-        key("skipped")
-        valueOrNull(candidate.skip?.rawValue)
-        key("model_installed")
-        valueOrNull(candidate.isInstalled)
-        key("model_loaded")
-        valueOrNull(candidate.isLoaded)
-        endObject()
-    }
-
-    private mutating func valueOrNull(_ flag: Bool?) {
-        if let flag { value(flag) } else { null() }
-    }
-
-    fileprivate mutating func candidate(_ candidate: Candidate) {
-        beginObject()
-        field("upstream", candidate.name)
-        if let model = candidate.model { field("model", model) }
-        field("available", candidate.skip == nil)
-        if let reason = candidate.skip { field("skipped", reason.rawValue) }
-        field("score", .double(candidate.score))
-        if let isInstalled = candidate.isInstalled { field("model_installed", isInstalled) }
-        if let isLoaded = candidate.isLoaded { field("model_loaded", isLoaded) }
+        field("skipped", candidate.skip?.rawValue)
+        field("model_installed", candidate.isInstalled)
+        field("model_loaded", candidate.isLoaded)
         endObject()
     }
 }

@@ -69,12 +69,11 @@ struct Alert: Sendable, Equatable {
 
     /// The last failure in words, with the value of its timer.
     private static func reason(_ trouble: Trouble, _ timeouts: UpstreamTimeouts) -> String {
-        switch trouble.label {
-        case "connect_timer": "connect timer \(DurationText.format(timeouts.connect))"
-        case "first_token_timer": "first-token timer \(DurationText.format(timeouts.firstToken))"
-        case "idle_timer": "idle timer \(DurationText.format(timeouts.idle))"
-        default: PlanText.words(ofResult: trouble.label)
+        guard let failure = trouble.failure else { return "" }
+        guard let timer = failure.timer, let duration = timeouts.duration(of: failure) else {
+            return PlanText.words(ofResult: failure.label)
         }
+        return "\(timer.replacing("_", with: "-")) timer \(DurationText.format(duration))"
     }
 }
 

@@ -99,7 +99,7 @@ final class DashboardFeed {
         let (steps, step) = gateway.metrics.withSeries { ($0.steps(.now), $0.stepNumber(.now)) }
         lastStep = step
         let (recent, finished) = gateway.history.recent(after: 0, limit: Self.firstRecent)
-        var event = event("start") { writer in
+        let event = event("start") { writer in
             writeState(snapshot, requests, total, &writer)
             writer.key("series")
             writer.beginObject()
@@ -107,9 +107,7 @@ final class DashboardFeed {
             writer.endObject()
             writeRecent(recent, finished, &writer)
         }
-        var first = ByteBuffer()
-        first.writeBuffer(&event)
-        connection.startStream(head, first: first)
+        connection.startStream(head, first: event)
     }
 
     private func sendTick(_ requests: [RunningRequest], _ total: Int) {

@@ -520,11 +520,12 @@ actor Generation {
                 failure, kind: upstream.kind, idempotent: upstream.idempotent, committed: isCommitted)
             if decision.countsAgainst, !ended.isShared { report.verdict = .failure }
             report.rest = decision.rest
-            report.label = failure.label
+            report.failure = failure
             if case .reply(.lineTooLong) = failure { gateway.limits.note(.reply) }
             gateway.logFailure(
                 failure, ended.detail, upstream: upstream, requestID: job.requestID, elapsed: heldFor,
-                timer: patience(failure, upstream), decision)
+                timer: failure == .firstTokenTimer ? firstTokenPatience : upstream.timeouts.duration(of: failure),
+                decision)
         }
         gateway.metrics.attempt(
             trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces)
@@ -532,16 +533,6 @@ actor Generation {
         trace.end(ended.outcome)
         gateway.settle(choice.upstream, client: job.client, report)
         return decision
-    }
-
-    /// The time that the timer gave which ended an attempt.
-    private func patience(_ failure: AttemptFailure, _ upstream: UpstreamConfiguration) -> Duration? {
-        switch failure {
-        case .connectTimer: upstream.timeouts.connect
-        case .firstTokenTimer: firstTokenPatience
-        case .idleTimer: upstream.timeouts.idle
-        default: nil
-        }
     }
 
     // MARK: What operators see of it

@@ -12,7 +12,7 @@ final class UpstreamEndpoint: Sendable {
 
     init(_ configuration: UpstreamConfiguration) throws(GatewayError) {
         self.configuration = configuration
-        target = configuration.url.target(UpstreamRequestWriter.path(configuration))
+        target = configuration.url.target(UpstreamPaths.generate(configuration))
         var fields: [(name: String, value: String)] = [("User-Agent", "webllm-gateway")]
         if let key = configuration.apiKey { fields.append(("Authorization", "Bearer \(key)")) }
         let get = HeaderList(fields + [("Accept", "application/json")])
@@ -31,10 +31,4 @@ extension UpstreamURL {
     func target(_ path: String) -> TransferTarget {
         TransferTarget(isTLS: isTLS, host: host, port: port, path: path)
     }
-}
-
-/// The gateway cannot start or go on; one line for the operator.
-package struct GatewayError: Error, CustomStringConvertible {
-    package var description: String
-    package init(_ description: String) { self.description = description }
 }

@@ -500,18 +500,3 @@ extension ByteBuffer {
         return rest.isEmpty || rest.last == 0x0A
     }
 }
-
-extension RequestRefusal {
-    static func bodyTooLarge(_ limit: Int) -> RequestRefusal {
-        RequestRefusal(413, "The request body exceeds \(limit) bytes")
-    }
-
-    init(_ error: HTTPParserError) {
-        switch error {
-        case .headerOverflow: self.init(431, "Request headers are too large")
-        // The parser says the same of another version and of a request line that ends in a bare LF.
-        case .invalidVersion: self.init(400, "Malformed request line; accepted: HTTP/1.1 and HTTP/1.0")
-        default: self.init(400, "Malformed HTTP request")
-        }
-    }
-}

@@ -115,7 +115,6 @@ extension ByteBuffer {
         case 502: "Bad Gateway"
         case 503: "Service Unavailable"
         case 504: "Gateway Timeout"
-        case 505: "HTTP Version Not Supported"
         default: "Unknown"
         }
     }

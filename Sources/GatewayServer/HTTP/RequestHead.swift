@@ -37,32 +37,11 @@ struct RequestHead: Sendable {
     }
 }
 
-/// A request that is refused before any work starts: a status and the text of its `{"error": …}`.
-struct RequestRefusal: Error, Sendable, Equatable {
-    var status: Int
-    var message: String
-    var allow: String?
-    /// How to authenticate, with a 401.
-    var challenge: String?
-    /// Seconds.
-    var retryAfter: Int?
-
-    init(_ status: Int, _ message: String, allow: String? = nil, retryAfter: Int? = nil) {
-        self.status = status
-        self.message = message
-        self.allow = allow
-        self.retryAfter = retryAfter
-    }
-}
-
 extension RequestHead {
     /// Reads and checks a head. What NIO's parser accepts and RFC 9112 does not is refused here.
     /// - Parameter maxHead: bytes of request line and headers together.
     init(_ head: HTTPRequestHead, maxHead: Int) throws(RequestRefusal) {
-        guard head.version.major == 1, head.version.minor <= 1 else {
-            throw RequestRefusal(505, "Only HTTP/1.1 and HTTP/1.0 are supported")
-        }
-        // The parser also knows the methods of RTSP and others that look alike.
+        // The parser lets HTTP/1.1 and 1.0 alone through, but also the methods of RTSP and others that look alike.
         switch head.method {
         case .GET, .HEAD, .POST, .PUT, .DELETE, .PATCH, .OPTIONS, .TRACE, .CONNECT: method = head.method
         default: throw RequestRefusal(501, "Unknown method")

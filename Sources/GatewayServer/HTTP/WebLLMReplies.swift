@@ -9,8 +9,7 @@ enum WebLLMReplies {
         return .object { writer in
             writer.field("status", call.gateway.healthSummary(statuses).health)
             writer.field("service", "webllm")
-            writer.key("timestamp")
-            writer.value(Timestamp.now)
+            writer.field("timestamp", Timestamp.now)
             writer.field("models_loaded", modelCount(statuses))
         }
     }
@@ -20,14 +19,12 @@ enum WebLLMReplies {
         let totals = call.gateway.history.totals().totals
         return .object { writer in
             writer.field("status", call.gateway.healthSummary(statuses).status)
-            writer.key("timestamp")
-            writer.value(Timestamp.now)
+            writer.field("timestamp", Timestamp.now)
             writer.field("service", "webllm")
             writer.field("models_configured", call.snapshot.configuration.models.count)
             writer.field("models_loaded", modelCount(statuses))
             writer.field("total_inferences", totals.inferences)
-            writer.key("average_inference_time_ms")
-            writer.milliseconds(totals.averageTime)
+            writer.field("average_inference_time_ms", totals.averageTime)
         }
     }
 
@@ -92,17 +89,14 @@ enum WebLLMReplies {
     static func metrics(_ call: Routes.Call) -> Reply {
         let (totals, historyCount) = call.gateway.history.totals()
         return .object { writer in
-            writer.key("timestamp")
-            writer.value(Timestamp.now)
+            writer.field("timestamp", Timestamp.now)
             writer.field("inference_history_count", historyCount)
             writer.key("metrics")
             writer.beginObject()
             writer.field("total_inferences", totals.inferences)
             writer.field("total_tokens", totals.tokens)
-            writer.key("total_time_ms")
-            writer.milliseconds(totals.time)
-            writer.key("average_inference_time")
-            writer.milliseconds(totals.averageTime)
+            writer.field("total_time_ms", totals.time)
+            writer.field("average_inference_time", totals.averageTime)
             writer.field("client_side_count", totals.clientSide)
             writer.field("server_side_count", totals.serverSide)
             writer.endObject()
@@ -128,8 +122,7 @@ enum WebLLMReplies {
         call.gateway.history.clear()
         return .object { writer in
             writer.field("status", "cleared")
-            writer.key("timestamp")
-            writer.value(Timestamp.now)
+            writer.field("timestamp", Timestamp.now)
         }
     }
 }
@@ -140,15 +133,12 @@ extension JSONWriter {
         field("request_id", request.requestID)
         field("text", request.text ?? "")
         field("tokens_generated", request.tokensOut)
-        key("inference_time_ms")
-        milliseconds(request.inference)
+        field("inference_time_ms", request.inference)
         field("mode", request.mode)
         field("model_id", request.model)
         field("success", request.isSuccess)
-        key("error")
-        valueOrNull(request.error)
-        key("timestamp")
-        value(Timestamp(microseconds: request.id))
+        field("error", request.error)
+        field("timestamp", Timestamp(microseconds: request.id))
         endObject()
     }
 }

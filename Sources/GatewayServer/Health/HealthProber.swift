@@ -43,7 +43,6 @@ final class HealthProber {
     private var timer: Scheduled<Void>?
     private var transfer: Transfer?
     private var modelsFreshUntil = MonotonicTime(nanoseconds: 0)
-    /// llama.cpp answers `/health`; a server that does not is asked for its models.
     private var livenessPath: String
     /// A prober that a reload made finds its upstream up already, and has models of its own to load.
     private var hasWarmed = false
@@ -58,21 +57,7 @@ final class HealthProber {
         self.loop = loop
         self.id = id
         self.endpoint = endpoint
-        livenessPath = Self.livenessPath(endpoint.configuration)
-    }
-
-    private static func livenessPath(_ upstream: UpstreamConfiguration) -> String {
-        switch upstream.kind {
-        case .ollama: upstream.url.basePath + "/api/version"
-        // Any answer below 500 from the same host and port shows that it is alive.
-        case .query: "/"
-        case .openai: Self.serverPath(upstream) + "/health"
-        }
-    }
-
-    /// The base path without a trailing `/v1`: `/health` lies beside it.
-    private static func serverPath(_ upstream: UpstreamConfiguration) -> String {
-        upstream.url.basePath.hasSuffix("/v1") ? String(upstream.url.basePath.dropLast(3)) : upstream.url.basePath
+        livenessPath = UpstreamPaths.liveness(endpoint.configuration)
     }
 
     var configuration: UpstreamConfiguration { endpoint.configuration }
@@ -96,12 +81,10 @@ final class HealthProber {
         get(livenessPath) { [self] reply in
             let status = reply.status
             let isAlive = reply.failure == nil && (endpoint.configuration.kind == .query ? status < 500 : status == 200)
-            if !isAlive, (400...499).contains(status), endpoint.configuration.kind == .openai,
-                livenessPath.hasSuffix("/health")
-            {
-                livenessPath = Self.serverPath(endpoint.configuration) + "/v1/models"
-                probe()
-                return
+            let fallback = UpstreamPaths.livenessFallback(endpoint.configuration)
+            if !isAlive, (400...499).contains(status), let fallback, livenessPath != fallback {
+                livenessPath = fallback
+                return probe()
             }
             finished(
                 isAlive, reason: reply.failure?.reason.rawValue ?? "status \(status)", detail: reply.failure?.detail)
@@ -116,11 +99,7 @@ final class HealthProber {
             schedule()
             return
         }
-        if endpoint.configuration.kind == .ollama {
-            listLoaded()
-        } else {
-            listModelsIfDue()
-        }
+        listLoaded()
     }
 
     /// Loads the configured models after the start, after a reload that changed the upstream, and after a recovery.
@@ -132,10 +111,11 @@ final class HealthProber {
         }
     }
 
-    /// Which models an Ollama has in memory. A server that is loading one may not answer: that is evidence too.
+    /// Which models the upstream has in memory, where it tells. A server that is loading one may not answer: that is evidence too.
     private func listLoaded() {
+        guard let path = UpstreamPaths.loadedModels(endpoint.configuration) else { return listInstalled() }
         let asked = MonotonicTime.now
-        get(endpoint.configuration.url.basePath + "/api/ps", timeout: Self.loadedTimeout) { [self] reply in
+        get(path, timeout: Self.loadedTimeout) { [self] reply in
             if reply.failure?.reason == .totalTimer {
                 gateway.setLoaded(id, .hanging, asked: asked)
             } else if let models = models(in: reply) {
@@ -143,22 +123,13 @@ final class HealthProber {
             } else {
                 gateway.setLoaded(id, .unknown, asked: asked)  // an old Ollama without the list
             }
-            listModelsIfDue()
+            listInstalled()
         }
     }
 
-    private func listModelsIfDue() {
-        if .now >= modelsFreshUntil { listModels() } else { schedule() }
-    }
-
-    private func listModels() {
-        let path: String
-        switch endpoint.configuration.kind {
-        case .ollama: path = endpoint.configuration.url.basePath + "/api/tags"
-        case .openai: path = Self.serverPath(endpoint.configuration) + "/v1/models"
-        case .query:
-            schedule()
-            return
+    private func listInstalled() {
+        guard .now >= modelsFreshUntil, let path = UpstreamPaths.installedModels(endpoint.configuration) else {
+            return schedule()
         }
         modelsFreshUntil = .now + Self.modelListInterval
         get(path) { [self] reply in

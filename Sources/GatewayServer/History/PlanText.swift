@@ -22,21 +22,16 @@ enum PlanText {
         writer.beginObject()
         writer.field("upstream", attempt.upstream)
         writer.field("reason", attempt.reason.rawValue)
-        writer.key("start_ms")
-        writer.milliseconds(attempt.start)
-        writer.key("duration_ms")
-        writer.milliseconds(attempt.duration)
-        writer.key("load_ms")
-        writer.milliseconds(attempt.loadTime)
-        writer.key("connect_ms")
-        writer.milliseconds(attempt.connectTime)
-        writer.key("first_token_ms")
-        writer.millisecondsOrNull(attempt.firstTokenTime)
+        writer.field("start_ms", attempt.start)
+        writer.field("duration_ms", attempt.duration)
+        writer.field("load_ms", attempt.loadTime)
+        writer.field("connect_ms", attempt.connectTime)
+        writer.field("first_token_ms", attempt.firstTokenTime)
         writer.field("result", attempt.label)
         if let timer = attempt.timer { writer.field("timer", timer) }
         writer.key("candidates")
         writer.beginArray()
-        for candidate in attempt.candidates { writer.planned(candidate) }
+        for candidate in attempt.candidates { writer.candidate(candidate) }
         writer.endArray()
         writer.endObject()
     }

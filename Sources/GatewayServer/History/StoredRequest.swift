@@ -87,18 +87,15 @@ extension StoredRequest {
         writer.beginObject()
         writer.field("id", Int(id))
         writer.field("request_id", requestID)
-        writer.key("time")
-        writer.value(Timestamp(microseconds: id))
+        writer.field("time", Timestamp(microseconds: id))
         writer.field("route", route)
         writer.field("client", client)
         writer.field("model", model)
-        writer.key("upstream")
-        writer.valueOrNull(upstream)
+        writer.field("upstream", upstream)
         writer.field("status", status)
         writer.field("outcome", outcome.rawValue)
         writer.field("success", isSuccess)
-        writer.key("error")
-        writer.valueOrNull(error)
+        writer.field("error", error)
         writer.field("mode", mode)
         writer.field("stream", isStream)
         writeFigures(&writer)
@@ -124,8 +121,7 @@ extension StoredRequest {
     }
 
     private func writeFigures(_ writer: inout JSONWriter) {
-        writer.key("tokens_in")
-        if let tokensIn { writer.value(tokensIn) } else { writer.null() }
+        writer.field("tokens_in", tokensIn)
         writer.field("tokens_out", tokensOut)
         writer.key("tokens_per_second")
         if let generate, tokensOut > 1, generate > .zero {
@@ -133,20 +129,13 @@ extension StoredRequest {
         } else {
             writer.null()
         }
-        writer.key("duration_ms")
-        writer.milliseconds(duration)
-        writer.key("queue_ms")
-        writer.milliseconds(queue)
-        writer.key("load_ms")
-        writer.milliseconds(load)
-        writer.key("connect_ms")
-        writer.millisecondsOrNull(upstream == nil ? nil : connect)
-        writer.key("first_token_ms")
-        writer.millisecondsOrNull(firstToken)
-        writer.key("generate_ms")
-        writer.millisecondsOrNull(generate)
-        writer.key("inference_ms")
-        writer.milliseconds(inference)
+        writer.field("duration_ms", duration)
+        writer.field("queue_ms", queue)
+        writer.field("load_ms", load)
+        writer.field("connect_ms", upstream == nil ? nil : connect)
+        writer.field("first_token_ms", firstToken)
+        writer.field("generate_ms", generate)
+        writer.field("inference_ms", inference)
     }
 }
 

@@ -102,10 +102,6 @@ package struct JSONWriter {
         buffer.writeDecimal(rest)
     }
 
-    package mutating func valueOrNull(_ text: String?) {
-        if let text { value(text) } else { null() }
-    }
-
     package mutating func millisecondsOrNull(_ duration: Duration?) {
         if let duration { milliseconds(duration) } else { null() }
     }
@@ -139,6 +135,42 @@ package struct JSONWriter {
     package mutating func field(_ name: StaticString, _ number: JSONNumber) {
         key(name)
         value(number)
+    }
+
+    /// In milliseconds, as the name should say.
+    package mutating func field(_ name: StaticString, _ duration: Duration) {
+        key(name)
+        milliseconds(duration)
+    }
+
+    package mutating func field(_ name: StaticString, _ texts: [String]) {
+        key(name)
+        beginArray()
+        for text in texts { value(text) }
+        endArray()
+    }
+
+    // What is nil is written as null.
+
+    package mutating func field(_ name: StaticString, _ text: String?) {
+        if let text { field(name, text) } else { nullField(name) }
+    }
+
+    package mutating func field(_ name: StaticString, _ number: Int?) {
+        if let number { field(name, number) } else { nullField(name) }
+    }
+
+    package mutating func field(_ name: StaticString, _ flag: Bool?) {
+        if let flag { field(name, flag) } else { nullField(name) }
+    }
+
+    package mutating func field(_ name: StaticString, _ duration: Duration?) {
+        if let duration { field(name, duration) } else { nullField(name) }
+    }
+
+    package mutating func nullField(_ name: StaticString) {
+        key(name)
+        null()
     }
 }
 

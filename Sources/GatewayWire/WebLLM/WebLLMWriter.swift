@@ -38,12 +38,10 @@ extension JSONWriter {
         field("request_id", reply.requestID)
         field("text", reply.text)
         field("tokens_generated", reply.tokensGenerated)
-        key("inference_time_ms")
-        milliseconds(reply.inferenceTime)
+        field("inference_time_ms", reply.inferenceTime)
         field("mode", reply.mode)
         field("model_id", reply.modelID)
-        key("timestamp")
-        value(reply.timestamp)
+        field("timestamp", reply.timestamp)
     }
 
     package mutating func value(_ timestamp: Timestamp) {
@@ -52,6 +50,11 @@ extension JSONWriter {
         timestamp.write(into: &quoted)
         quoted.writeInteger(UInt8(ascii: "\""))
         raw(quoted)
+    }
+
+    package mutating func field(_ name: StaticString, _ timestamp: Timestamp?) {
+        key(name)
+        if let timestamp { value(timestamp) } else { null() }
     }
 
     package mutating func batch(_ results: [BatchResult]) {
@@ -71,8 +74,7 @@ extension JSONWriter {
                 field("request_id", requestID)
                 field("text", text)
                 field("tokens_generated", tokensGenerated)
-                key("inference_time_ms")
-                milliseconds(inferenceTime)
+                field("inference_time_ms", inferenceTime)
             case .refused(let error, let promptJSON):
                 field("error", error)
                 key("prompt")
@@ -83,8 +85,7 @@ extension JSONWriter {
         endArray()
         field("total_prompts", results.count)
         field("successful", successful)
-        key("total_time_ms")
-        milliseconds(time)
+        field("total_time_ms", time)
         field("total_tokens", tokens)
         endObject()
     }
