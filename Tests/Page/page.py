@@ -3,6 +3,7 @@
 import json
 import re
 
+import gateway as gateways
 from browser import case
 from playwright.sync_api import expect
 
@@ -151,6 +152,20 @@ def the_prompt_is_counted_in_code_points(bench):
     tab.page.press("#prompt", "Enter")
     expect(tab(".message")).to_have_count(0)
     tab.page.fill("#prompt", "😀" * 2000)
+    tab.page.press("#prompt", "Enter")
+    bench.upstream.next_chat().answer("Fine")
+    expect(tab.answer.locator(".text")).to_have_text("Fine")
+    tab.is_clean()
+
+
+@case
+def the_prompt_may_be_as_long_as_the_gateway_takes(bench):
+    gateway = bench.start_gateway(gateways.upstream(bench.upstream.port), webllm="max_prompt_characters = 3000")
+    tab = bench.tab().open(gateway.page)
+    tab.page.fill("#prompt", "x" * 3001)
+    expect(tab("#count")).to_have_text("3001 / 3000")
+    expect(tab("#send")).to_be_disabled()
+    tab.page.fill("#prompt", "x" * 3000)
     tab.page.press("#prompt", "Enter")
     bench.upstream.next_chat().answer("Fine")
     expect(tab.answer.locator(".text")).to_have_text("Fine")

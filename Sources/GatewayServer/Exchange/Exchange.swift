@@ -206,10 +206,8 @@ actor Exchange {
         generations = []
         let report = InferReport(
             requestID: requestID, result: result, mode: mode, modelID: modelID, webllm: settings.webllm)
-        let record = AccessRecord(
-            requestID: requestID, route: "infer", method: head.method.rawValue, status: report.status,
-            outcome: report.outcome, duration: .now - accepted, trace: result.trace,
-            tokens: report.reply.tokensGenerated)
+        let record = record(
+            "infer", report.status, report.outcome, result.trace, tokens: report.reply.tokensGenerated)
         // Before its client has the answer: who asks for the history then finds it there.
         keep(report, record)
         gateway.finished(record, settings.log)
@@ -257,10 +255,8 @@ actor Exchange {
                 tokens += report.reply.tokensGenerated
                 keep(
                     report,
-                    AccessRecord(
-                        requestID: requestID, route: "batch", method: head.method.rawValue, status: report.status,
-                        outcome: report.outcome, duration: .now - accepted, trace: result.trace,
-                        tokens: report.reply.tokensGenerated))
+                    record(
+                        "batch", report.status, report.outcome, result.trace, tokens: report.reply.tokensGenerated))
                 results[index] = report.batchResult(prompt: request.items[index])
                 if abandonReason == nil, let (next, prompt) = waiting.popLast() {
                     addItem(next, prompt, modelID, request.sampling, to: &group)
@@ -272,10 +268,7 @@ actor Exchange {
         var trace = GenerationTrace()
         trace.attempts = attempts
         gateway.finished(
-            AccessRecord(
-                requestID: requestID, route: "batch", method: head.method.rawValue,
-                status: outcome == .clientLeft ? 499 : 200, outcome: outcome, duration: .now - accepted, trace: trace,
-                tokens: tokens), settings.log)
+            record("batch", outcome == .clientLeft ? 499 : 200, outcome, trace, tokens: tokens), settings.log)
         guard outcome != .clientLeft else { return }
         var writer = JSONWriter()
         let message = "The gateway is stopping"
@@ -331,10 +324,16 @@ actor Exchange {
         var reply = Reply.error(400, message)
         reply.head.requestID = requestID
         connection.value.reply(reply)
-        gateway.finished(
-            AccessRecord(
-                requestID: requestID, route: route, method: head.method.rawValue, status: 400, outcome: .refused,
-                duration: .now - accepted, trace: GenerationTrace(), tokens: 0), settings.log)
+        gateway.finished(record(route, 400, .refused), settings.log)
+    }
+
+    /// What the access log says of it, as of now.
+    private func record(
+        _ route: String, _ status: Int, _ outcome: RequestOutcome, _ trace: GenerationTrace = .init(), tokens: Int = 0
+    ) -> AccessRecord {
+        AccessRecord(
+            requestID: requestID, route: route, method: head.method.rawValue, status: status, outcome: outcome,
+            duration: .now - accepted, trace: trace, tokens: tokens)
     }
 
     /// The client left, or the gateway stops.

@@ -13,7 +13,8 @@ struct Routes: Sendable {
         let request: Shared<RequestHead>
         let body: ByteBuffer
         /// The rest of the path where the route ends in `*`, percent-decoded.
-        let rest: String
+        var rest = ""
+        let started = MonotonicTime.now
     }
 
     enum Action: Sendable {
@@ -141,40 +142,28 @@ struct Routes: Sendable {
     /// Has a request answered whose verdict is known.
     func handle(
         _ request: Shared<RequestHead>, _ verdict: Verdict, body: ByteBuffer, gateway: Gateway,
-        connection: HTTPConnection,
-        loop: LoopContext
+        connection: HTTPConnection, loop: LoopContext
     ) {
-        let started = MonotonicTime.now
-        let snapshot = connection.snapshot
-        func answer(_ reply: Reply, _ name: String) {
-            self.answer(reply, name, request, connection, gateway, loop, since: started, snapshot.configuration.log)
-        }
+        var call = Call(
+            gateway: gateway, snapshot: connection.snapshot, loop: loop, request: request, body: body)
         let route: Route
-        let rest: String
         switch verdict {
-        case .answered(let reply, let name): return answer(reply, name)
-        case .accepted(let found, let following): (route, rest) = (found, following)
+        case .answered(let reply, let name): return answer(reply, name, call, connection)
+        case .accepted(let found, let rest):
+            route = found
+            call.rest = rest
         }
         switch route.action {
         case .reply(let make):
-            let call = Call(
-                gateway: gateway, snapshot: snapshot, loop: loop, request: request, body: body, rest: rest)
             do throws(RequestRefusal) {
-                answer(try make(call), route.name)
+                answer(try make(call), route.name, call, connection)
             } catch {
-                answer(Reply(error), route.name)
+                answer(Reply(error), route.name, call, connection)
             }
         case .later(let work):
-            let call = Call(
-                gateway: gateway, snapshot: snapshot, loop: loop, request: request, body: body, rest: rest)
-            let name = route.name
-            let connection = NIOLoopBound((connection, loop), eventLoop: loop.eventLoop)
+            let bound = NIOLoopBound((call, connection), eventLoop: loop.eventLoop)
             work(call) { reply in
-                connection.eventLoop.execute {
-                    let (connection, loop) = connection.value
-                    self.answer(
-                        reply, name, request, connection, gateway, loop, since: started, snapshot.configuration.log)
-                }
+                bound.eventLoop.execute { self.answer(reply, route.name, bound.value.0, bound.value.1) }
             }
         case .feed:
             let feed = DashboardFeed(gateway: gateway, loop: loop, connection: connection, request: request)
@@ -188,22 +177,19 @@ struct Routes: Sendable {
         }
     }
 
-    private func answer(
-        _ reply: Reply, _ name: String, _ request: Shared<RequestHead>, _ connection: HTTPConnection,
-        _ gateway: Gateway,
-        _ loop: LoopContext, since started: MonotonicTime, _ log: LogConfiguration
-    ) {
+    private func answer(_ reply: Reply, _ name: String, _ call: Call, _ connection: HTTPConnection) {
         var reply = reply
-        let id = request.requestID ?? loop.makeRequestID()
+        let id = call.request.requestID ?? call.loop.makeRequestID()
         reply.head.requestID = id
         for (name, value) in headers where !reply.head.fields.contains(where: { "\($0.name)" == "\(name)" }) {
             reply.head.fields.append((name, value))
         }
         connection.reply(reply)
-        gateway.finished(
+        call.gateway.finished(
             AccessRecord(
-                requestID: id, route: name, method: request.method.rawValue, status: reply.head.status,
-                outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - started), log)
+                requestID: id, route: name, method: call.request.method.rawValue, status: reply.head.status,
+                outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - call.started),
+            call.snapshot.configuration.log)
     }
 
     /// The routes of a path, one for each method, and what follows the prefix.

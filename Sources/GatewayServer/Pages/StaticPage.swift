@@ -8,14 +8,16 @@ enum StaticPage {
         let body = ByteBuffer(bytes: bytes)
         return Routes.Route(
             method: .GET, path: path, name: name,
-            action: .reply { _ in
-                var head = ReplyHead(200, contentType: type.rawValue)
-                head.fields = [
-                    ("Content-Security-Policy", contentSecurityPolicy), ("Cache-Control", "no-cache"),
-                    ("Referrer-Policy", "no-referrer"),
-                ]
-                return Reply(head, body: body)
-            })
+            action: .reply { _ in reply(type, body) })
+    }
+
+    static func reply(_ type: ContentType, _ body: ByteBuffer) -> Reply {
+        var head = ReplyHead(200, contentType: type.rawValue)
+        head.fields = [
+            ("Content-Security-Policy", contentSecurityPolicy), ("Cache-Control", "no-cache"),
+            ("Referrer-Policy", "no-referrer"),
+        ]
+        return Reply(head, body: body)
     }
 
     static func redirect(from path: String, to target: String) -> Routes.Route {

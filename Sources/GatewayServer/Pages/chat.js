@@ -1,7 +1,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const promptLimit = 2000;
+const promptLimit = Number($("prompt").dataset.limit); // code points
 const keptMessages = 100;
 const healthInterval = 10_000;
 const storageKeys = { conversation: "webllm.conversation", settings: "webllm.settings" };
