@@ -12,6 +12,9 @@ struct csj_parser {
     size_t max_depth;
 };
 
+// Bytes of a document for which buffers are kept.
+static const size_t kKeptCapacity = 1 << 20;
+
 static tape_ref ref(csj_value value) {
     return tape_ref(static_cast<const simdjson::dom::document *>(value.document), value.index);
 }
@@ -23,8 +26,11 @@ csj_parser *csj_parser_new(size_t max_depth) { return new (std::nothrow) csj_par
 void csj_parser_free(csj_parser *parser) { delete parser; }
 
 csj_status csj_parse(csj_parser *parser, const char *bytes, size_t length, csj_value *root) {
-    // The parser grows its buffers by itself, but only with the depth it was last given.
-    if (parser->parser.capacity() < length || parser->parser.max_depth() != parser->max_depth) {
+    // The parser grows its buffers by itself, but only with the depth it was last given; and it never gives them back, 13
+    // bytes for each of the longest document there was.
+    bool is_oversized = parser->parser.capacity() > kKeptCapacity && length <= kKeptCapacity;
+    if (parser->parser.capacity() < length || is_oversized || parser->parser.max_depth() != parser->max_depth) {
+        if (is_oversized) parser->parser = simdjson::dom::parser();
         if (parser->parser.allocate(length < 4096 ? 4096 : length, parser->max_depth)) return CSJ_NO_MEMORY;
     }
     simdjson::dom::element element;

@@ -12,7 +12,10 @@ package final class Gateway: Sendable {
     let logger: Logger
     let limits = LimitCounters()
     let metrics = Metrics()
+    let loader = ModelLoader()
     private let logSink: LogSink
+    /// That of the start: a log has one.
+    private let logFormat: LogConfiguration.Format
     private let current: Mutex<Snapshot>
     private let table: Mutex<UpstreamTable>
     private let waiting = Mutex<[WaiterID: Generation]>([:])
@@ -25,7 +28,6 @@ package final class Gateway: Sendable {
     let bodyBytes = Atomic<Int>(0)
     private let running = Atomic<Int>(0)
     private let connectionsByAddress = Mutex<[ClientID: Int]>([:])
-    private let loaderBox = Mutex<ModelLoader?>(nil)
     /// What the server that runs this gateway can be asked to do; nil before it runs and after it stopped.
     var operations: (any GatewayOperations)? {
         operationsBox.withLock { $0 }
@@ -44,6 +46,7 @@ package final class Gateway: Sendable {
     ) throws(GatewayError) {
         self.logger = logger
         self.logSink = logSink
+        logFormat = configuration.log.format
         let table = UpstreamTable(
             upstreams: configuration.upstreams, routing: configuration.routing, models: configuration.models)
         current = Mutex(try Snapshot(configuration, ids: table.statuses(now: .now).map(\.id)))
@@ -171,15 +174,6 @@ package final class Gateway: Sendable {
     }
 
     func noteLoaded(_ id: UpstreamID, _ model: String) { table.withLock { $0.noteLoaded(id, model, now: .now) } }
-
-    var loader: ModelLoader {
-        loaderBox.withLock { box in
-            if let loader = box { return loader }
-            let loader = ModelLoader(gateway: self)
-            box = loader
-            return loader
-        }
-    }
 
     // MARK: Health
 
@@ -316,11 +310,14 @@ package final class Gateway: Sendable {
 
     var droppedLogLines: Int { logSink.droppedLines }
 
+    /// Whether some were within the last five minutes.
+    var dropsLogLines: Bool { logSink.lastDrop.map { .now - $0 < .seconds(300) } ?? false }
+
     /// A request is over: counted, and told in the access log.
     func finished(_ record: AccessRecord, _ configuration: LogConfiguration) {
         metrics.request(record)
         guard configuration.access else { return }
-        logSink.write(.info, "request", configuration.format) { record.write(&$0) }
+        logSink.write(.info, "request", logFormat) { record.write(&$0) }
     }
 
     /// - Parameters:
@@ -340,13 +337,16 @@ package final class Gateway: Sendable {
     }
 
     /// A timer that no upstream has to answer for has ended a request.
-    func logTimer(_ name: String, _ elapsed: Duration, requestID: String) {
-        logger.info(
-            "request timed out",
-            metadata: [
-                "timer": .string(name), "elapsed_ms": .stringConvertible(Int(elapsed.milliseconds)),
-                "request_id": .string(requestID),
-            ])
+    /// - Parameters:
+    ///   - name: its key in gateway.conf, without `_timeout`.
+    ///   - limit: its value.
+    func logTimer(_ name: String, of limit: Duration, _ elapsed: Duration, requestID: String?) {
+        var metadata: Logger.Metadata = [
+            "timer": .string(name), "limit": .string(DurationText.format(limit)),
+            "elapsed_ms": .stringConvertible(Int(elapsed.milliseconds)),
+        ]
+        if let requestID { metadata["request_id"] = .string(requestID) }
+        logger.info("request timed out", metadata: metadata)
     }
 }
 

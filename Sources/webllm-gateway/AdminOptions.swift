@@ -15,9 +15,9 @@ struct AdminOptions: ParsableArguments {
     @Flag(help: "Print JSON.")
     var json = false
 
-    static var defaultAddress: String { environment["WEBLLM_GATEWAY_ADMIN_ADDRESS"] ?? "127.0.0.1:8001" }
+    static var defaultAddress: String { variable("WEBLLM_GATEWAY_ADMIN_ADDRESS") ?? "127.0.0.1:8001" }
 
-    static var defaultToken: String? { environment["WEBLLM_GATEWAY_ADMIN_TOKEN"].flatMap { $0.isEmpty ? nil : $0 } }
+    static var defaultToken: String? { variable("WEBLLM_GATEWAY_ADMIN_TOKEN") }
 
     private func token() throws -> String? {
         guard let tokenFile else { return Self.defaultToken }

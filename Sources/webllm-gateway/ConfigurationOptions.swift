@@ -30,3 +30,6 @@ struct ConfigurationOptions: ParsableArguments {
 
 /// The process's variables.
 var environment: [String: String] { ProcessInfo.processInfo.environment }
+
+/// A variable of the environment; an empty one counts as none.
+func variable(_ name: String) -> String? { environment[name].flatMap { $0.isEmpty ? nil : $0 } }

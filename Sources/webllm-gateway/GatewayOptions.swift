@@ -11,7 +11,7 @@ struct GatewayOptions: ParsableArguments {
         completion: .models)
     var model: String?
 
-    static var defaultAddress: String { environment["WEBLLM_GATEWAY_ADDRESS"] ?? "127.0.0.1:8000" }
+    static var defaultAddress: String { variable("WEBLLM_GATEWAY_ADDRESS") ?? "127.0.0.1:8000" }
 }
 
 extension GatewayClient {

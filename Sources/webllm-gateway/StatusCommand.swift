@@ -55,24 +55,26 @@ struct StatusCommand: AsyncParsableCommand {
     private func redraw(
         _ screen: Screen?, from first: GatewayClient.Reply, _ client: GatewayClient
     ) async throws {
-        var last = first
+        var reply: GatewayClient.Reply? = first
         while true {
-            if let screen {
-                screen.show(try last.decoded(as: AdminStatus.self).lines)
-            } else {
-                try show(last)
+            if let reply {
+                if let screen {
+                    screen.show(try reply.decoded(as: AdminStatus.self).lines)
+                } else {
+                    try show(reply)
+                }
             }
             try await Task.sleep(for: .seconds(1))
             do {
-                last = try await ask(client)
+                reply = try await ask(client)
             } catch let failure as GatewayClient.Failure {
-                // It may be restarting.
-                guard let screen else {
+                // It may be restarting. What it said last is not said again.
+                reply = nil
+                if let screen {
+                    screen.show([Style.bad.paint(failure.description)])
+                } else {
                     printError(failure.description)
-                    continue
                 }
-                screen.show([Style.bad.paint(failure.description)])
-                try await Task.sleep(for: .seconds(1))
             }
         }
     }

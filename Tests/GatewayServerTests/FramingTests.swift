@@ -491,14 +491,12 @@ struct FramingTests {
         }
     }
 
-    /// All of them wait until the first is answered, and are then answered at once.
-    @Test func pipelinedRequestsBehindASlowOneNeedNoStack() async throws {
+    /// They wait until the first is answered, and are then answered at once; what is too much is refused.
+    @Test(arguments: [(120, 120), (20_000, 128)])
+    func requestsBehindASlowOneAreAnsweredUpToABound(_ count: Int, _ answered: Int) async throws {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""slow""#) })
-        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
-            $0.server.maxRequestsPerConnection = 1_000_000
-        } _: { gateway in
-            let count = 10_000
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
             let first = RawClient.text(
                 "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
                 body: #"{"prompt":"x"}"#)
@@ -508,14 +506,48 @@ struct FramingTests {
                     first + String(repeating: "GET / HTTP/1.1\r\nHost:a\r\n\r\n", count: count) + last)
                 return try await connection.readToEnd()
             }
-            #expect(answers.split(separator: "HTTP/1.1 404 ").count == 1 + count)
-            #expect(answers.hasSuffix(#"{"status":"ok"}"#))
+            #expect(answers.ranges(of: "HTTP/1.1 404 ").count == answered)
+            #expect(answers.hasSuffix(#"{"status":"ok"}"#) == (count == answered))
+            #expect(answers.contains("HTTP/1.1 429 ") == (count > answered))
         }
         await upstream.close()
     }
 
+    /// What is wrong is answered in its turn.
+    @Test func aFaultBehindValidRequestsLeavesThemTheirAnswers() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""slow""#) })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            let first = RawClient.text(
+                "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
+                body: #"{"prompt":"x"}"#)
+            let answers = try await gateway.client.exchange(
+                first + RawClient.text("GET", "/healthz") + "\u{1}garbage\r\n\r\n")
+            #expect(answers.split(separator: "HTTP/1.1 ").map { $0.prefix(3) } == ["200", "200", "400"])
+        }
+        await upstream.close()
+    }
+
+    @Test func aRefusalAfterAGoodHeadHasTheRequestsID() async throws {
+        try await RunningGateway.run([]) {
+            $0.server.maxBody = 2048
+            $0.server.bodyIdleTimeout = .milliseconds(100)
+        } _: { gateway in
+            for length in [2049, 2000] {  // too large; and never sent
+                let reply = try await gateway.client.request(
+                    "POST", "/webllm/api/infer",
+                    headers: [
+                        ("Content-Type", "application/json"), ("X-Request-Id", "mine"), ("Content-Length", "\(length)"),
+                    ])
+                #expect(reply.status == (length > 2048 ? 413 : 408))
+                #expect(reply.headers["x-request-id"] == "mine")
+            }
+        }
+    }
+
     /// The time that a connection lingers after its last reply begins when the client has taken that.
-    @Test func aLastReplyIsNotCutForAClientThatReadsSlowly() async throws {
+    @Test(arguments: ["close", "keep-alive", "keep-alive, and the gateway drains"])
+    func aReplyIsNotCutForAClientThatReadsSlowly(_ connection: String) async throws {
         let size = 15 << 20  // more than the kernel keeps of it
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in
@@ -526,17 +558,24 @@ struct FramingTests {
                 try await connection.chunk(Scripts.done)
                 try await connection.send("0\r\n\r\n")
             })
-        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.server.keepAliveTimeout = .milliseconds(200)
+        } _: { gateway in
+            let isClosing = connection == "close"
+            let drains = connection.hasSuffix("drains")
             let reply = try await gateway.client.connect { connection in
                 try await connection.send(
                     RawClient.text(
                         "POST", "/webllm/api/infer",
-                        headers: [("Content-Type", "application/json"), ("Connection", "close")],
+                        headers: [("Content-Type", "application/json")] + (isClosing ? [("Connection", "close")] : []),
                         body: #"{"prompt":"x"}"#))
                 await upstream.until { $0.requests.contains { $0.line.hasPrefix("POST") } }
                 while gateway.server.gateway.runningCount > 0 { await Task.yield() }
-                try await Task.sleep(for: .milliseconds(800))  // it has other things to do
-                return try await connection.reply()
+                async let drain: Void = drains ? gateway.server.drain() : ()
+                try await Task.sleep(for: .milliseconds(drains ? 1500 : 800))  // it has other things to do
+                let reply = try await connection.reply()
+                await drain
+                return reply
             }
             #expect(reply.isWhole && reply.body.utf8.count > size)
         }

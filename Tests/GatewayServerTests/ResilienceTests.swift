@@ -139,7 +139,9 @@ struct ResilienceTests {
                     gateway: gateway, snapshot: gateway.snapshot, loop: NIOLoopBound(loop, eventLoop: eventLoop),
                     job: job)
                 gateway.noteLoaded(id, "ready")
-                for model in ["ready", "cold"] { gateway.loader.load(model, on: id, endpoint, loop: loop, for: late) }
+                for model in ["ready", "cold"] {
+                    gateway.loader.load(model, on: id, endpoint, gateway, loop: loop, for: late)
+                }
             }.get()
             await until { !gateway.isCold(id, model: "cold") }
             let loads = upstream.state.requests.filter { $0.line.hasPrefix("POST") }

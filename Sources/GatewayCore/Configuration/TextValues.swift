@@ -37,8 +37,9 @@ package enum DurationText {
 
 /// Sizes as text: a whole number and a unit of 1024, `512B`, `64KiB`, `4MiB`, `1GiB`.
 package enum ByteSizeText {
+    /// The largest first; "B" is a suffix of all.
     private static let units: [(suffix: String, bytes: Int)] = [
-        ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1),
+        ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1),
     ]
 
     package static func parse(_ text: String) throws(TextFault) -> Int {
@@ -53,11 +54,8 @@ package enum ByteSizeText {
     }
 
     package static func format(_ bytes: Int) -> String {
-        for (suffix, unit) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
-        where bytes != 0 && bytes % unit == 0 {
-            return "\(bytes / unit)\(suffix)"
-        }
-        return "\(bytes)B"
+        let unit = units.first { bytes != 0 && bytes.isMultiple(of: $0.bytes) } ?? ("B", 1)
+        return "\(bytes / unit.bytes)\(unit.suffix)"
     }
 }
 
@@ -130,7 +128,14 @@ extension UpstreamURL {
     package var text: String { origin + basePath + (endsInSlash && !basePath.isEmpty ? "/" : "") }
 }
 
-extension ListenAddress {
+extension ListenAddress: CustomStringConvertible {
+    package var description: String {
+        switch self {
+        case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+        case .unix(let path): "unix:\(path)"
+        }
+    }
+
     /// `127.0.0.1:8000`, `[::1]:8000` or `unix:/run/gateway.sock`. Names are refused: which of their addresses would be
     /// meant is not clear.
     package static func parse(_ text: String) throws(TextFault) -> ListenAddress {

@@ -37,22 +37,31 @@ enum AdminHistory {
         }
     }
 
-    /// By its key, or by its request id.
+    /// By its key, or by its request id, which may be a number too.
     private static func one(_ call: Routes.Call, _ done: @escaping @Sendable (Reply) -> Void) {
         let rest = call.rest
-        var filter = HistoryFilter()
-        filter.limit = 1
-        if let id = Int64(rest) { filter.id = id } else { filter.requestID = rest }
-        call.gateway.history.requests(filter) { result in
-            done(
-                reply(result) { requests in
-                    guard let request = requests.first else {
-                        return .error(404, "The history has no request \(rest.cut(toBytes: 100, characters: 100))")
-                    }
-                    var writer = JSONWriter()
-                    request.write(&writer, isWhole: true)
-                    return Reply(ReplyHead(200), body: writer.buffer)
-                })
+        let history = call.gateway.history
+        var byRequestID = HistoryFilter()
+        byRequestID.limit = 1
+        byRequestID.requestID = rest
+        guard let id = Int64(rest) else { return history.requests(byRequestID) { done(one($0, rest)) } }
+        var byKey = HistoryFilter()
+        byKey.limit = 1
+        byKey.id = id
+        history.requests(byKey) { [byRequestID] result in
+            guard case .success(let found) = result, found.isEmpty else { return done(one(result, rest)) }
+            history.requests(byRequestID) { done(one($0, rest)) }
+        }
+    }
+
+    private static func one(_ result: Result<[StoredRequest], any Error>, _ name: String) -> Reply {
+        reply(result) { requests in
+            guard let request = requests.first else {
+                return .error(404, "The history has no request \(name.cut(toBytes: 100, characters: 100))")
+            }
+            var writer = JSONWriter()
+            request.write(&writer, isWhole: true)
+            return Reply(ReplyHead(200), body: writer.buffer)
         }
     }
 

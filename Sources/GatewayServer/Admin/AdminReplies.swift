@@ -55,7 +55,7 @@ enum AdminReplies {
         writer.field("retries_left", gateway.retriesLeft)
         writer.field("log_lines_dropped", gateway.droppedLogLines)
         writer.key("history")
-        writer.history(gateway.history.status, path: snapshot.configuration.history.path)
+        writer.history(gateway.history.status, path: gateway.history.path)
         writer.key("limits")
         writer.beginObject()
         for limit in LimitCounters.Limit.allCases {

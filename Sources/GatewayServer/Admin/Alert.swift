@@ -36,7 +36,7 @@ struct Alert: Sendable, Equatable {
                     severity: .warning,
                     text: "The history's WAL file grows: another process has been reading the database for long"))
         }
-        if gateway.droppedLogLines > 0 {
+        if gateway.dropsLogLines {
             alerts.append(
                 Alert(
                     severity: .warning,

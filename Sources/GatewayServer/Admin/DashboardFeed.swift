@@ -15,7 +15,6 @@ final class DashboardFeed {
     /// That of the token with which it was let in.
     private let tokenDigest: [UInt8]?
     private var ticker: RepeatedTask?
-    private var lastID: Int64 = 0
     private var lastFinished = 0
     private var lastStep: Int64 = 0
 
@@ -98,7 +97,7 @@ final class DashboardFeed {
         let names = snapshot.configuration.upstreams.map(\.name)
         let (steps, step) = gateway.metrics.withSeries { ($0.steps(.now), $0.stepNumber(.now)) }
         lastStep = step
-        let (recent, finished) = gateway.history.recent(after: 0, limit: Self.firstRecent)
+        let (recent, finished) = gateway.history.recent(afterFirst: nil, limit: Self.firstRecent)
         let event = event("start") { writer in
             writeState(snapshot, requests, total, &writer)
             writer.key("series")
@@ -114,7 +113,7 @@ final class DashboardFeed {
         let snapshot = gateway.snapshot
         let names = snapshot.configuration.upstreams.map(\.name)
         let (steps, step) = gateway.metrics.withSeries { ($0.steps(.now), $0.stepNumber(.now)) }
-        let (recent, finished) = gateway.history.recent(after: lastID, limit: Self.recentShown)
+        let (recent, finished) = gateway.history.recent(afterFirst: lastFinished, limit: Self.recentShown)
         let event = event("tick") { writer in
             writeState(snapshot, requests, total, &writer)
             writer.field("finished", finished - lastFinished)
@@ -149,7 +148,6 @@ final class DashboardFeed {
     /// Newest first.
     private func writeRecent(_ recent: [StoredRequest], _ finished: Int, _ writer: inout JSONWriter) {
         lastFinished = finished
-        lastID = recent.last?.id ?? lastID
         writer.key("recent")
         writer.beginArray()
         for request in recent.reversed() { request.write(&writer, isWhole: false) }

@@ -64,6 +64,9 @@ package enum ConfigurationLoader {
                     .init(kind: .badValue, key: key, detail: "\"\(text)\" is not accepted; expected \(error)"))
             }
         }
+        if texts.isEmpty {
+            log.faults.append(.init(kind: .outOfRange, key: key, detail: "empty; accepted: at least one address"))
+        }
         log.override("server.listen", "\(texts)", source)
         return addresses
     }

@@ -20,9 +20,10 @@ enum GatewayReader {
 
     private static func server(_ table: TableReader) -> ServerConfiguration {
         var server = ServerConfiguration()
-        let isListenEmpty: Bool
-        (server.listen, isListenEmpty) = addresses(table, server.listen)
-        if isListenEmpty { table.fault(.outOfRange, "listen", "empty; accepted: at least one address") }
+        server.listen = addresses(table, server.listen)
+        if server.listen.isEmpty, !table.hasFault("listen") {
+            table.fault(.outOfRange, "listen", "empty; accepted: at least one address")
+        }
         server.threads = table.integer("threads", server.threads, in: 0...256)
         server.curlLoops = table.integer("curl_loops", server.curlLoops, in: 0...ServerConfiguration.maxCurlLoops)
         server.maxBody = table.size("max_body", server.maxBody, in: 1024...1 << 30)
@@ -33,12 +34,12 @@ enum GatewayReader {
             "max_connections_per_address", server.maxConnectionsPerAddress, in: 1...1_000_000)
         server.maxRequestsPerConnection = table.integer(
             "max_requests_per_connection", server.maxRequestsPerConnection, in: 1...1_000_000_000)
-        let second = Duration.milliseconds(100)...hour
-        server.headTimeout = table.duration("head_timeout", server.headTimeout, in: second)
-        server.keepAliveTimeout = table.duration("keep_alive_timeout", server.keepAliveTimeout, in: second)
-        server.bodyIdleTimeout = table.duration("body_idle_timeout", server.bodyIdleTimeout, in: second)
-        server.bodyTimeout = table.duration("body_timeout", server.bodyTimeout, in: second)
-        server.clientStallTimeout = table.duration("client_stall_timeout", server.clientStallTimeout, in: second)
+        let timeouts = Duration.milliseconds(100)...hour
+        server.headTimeout = table.duration("head_timeout", server.headTimeout, in: timeouts)
+        server.keepAliveTimeout = table.duration("keep_alive_timeout", server.keepAliveTimeout, in: timeouts)
+        server.bodyIdleTimeout = table.duration("body_idle_timeout", server.bodyIdleTimeout, in: timeouts)
+        server.bodyTimeout = table.duration("body_timeout", server.bodyTimeout, in: timeouts)
+        server.clientStallTimeout = table.duration("client_stall_timeout", server.clientStallTimeout, in: timeouts)
         server.totalTimeout = table.duration("total_timeout", server.totalTimeout, in: .milliseconds(100)...(hour * 24))
         let heartbeat = table.duration("heartbeat", .zero, in: .zero...hour)
         server.heartbeat = heartbeat > .zero ? heartbeat : nil
@@ -48,24 +49,21 @@ enum GatewayReader {
         return server
     }
 
-    private static func addresses(
-        _ table: TableReader, _ value: [ListenAddress]
-    ) -> (addresses: [ListenAddress], isEmpty: Bool) {
-        let texts = table.strings("listen", value.map { $0.description })
+    private static func addresses(_ table: TableReader, _ value: [ListenAddress]) -> [ListenAddress] {
         var addresses: [ListenAddress] = []
-        for text in texts {
+        for text in table.strings("listen", value.map { $0.description }) {
             do throws(TextFault) {
                 addresses.append(try .parse(text))
             } catch {
                 table.fault(.badValue, "listen", "\"\(text)\" is not accepted; expected \(error)")
             }
         }
-        return (addresses, texts.isEmpty)
+        return addresses
     }
 
     private static func admin(_ table: TableReader) -> AdminConfiguration {
         var admin = AdminConfiguration()
-        admin.listen = addresses(table, admin.listen).addresses
+        admin.listen = addresses(table, admin.listen)
         admin.allowedHosts = table.strings("allowed_hosts", admin.allowedHosts).map { $0.lowercased() }
         admin.allowedOrigins = table.strings("allowed_origins", admin.allowedOrigins).map { $0.lowercased() }
         for origin in admin.allowedOrigins where !isOrigin(origin) {
@@ -336,8 +334,4 @@ enum GatewayReader {
         default: false
         }
     }
-}
-
-extension TableReader {
-    func hasFault(_ key: String) -> Bool { log.faults.contains { $0.key == keyPath(key) } }
 }

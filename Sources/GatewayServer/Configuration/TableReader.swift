@@ -55,47 +55,45 @@ final class TableReader {
         return string(key, "", isSecret: isSecret)
     }
 
+    func hasFault(_ key: String) -> Bool { log.faults.contains { $0.key == keyPath(key) } }
+
     func bool(_ key: String, _ value: Bool) -> Bool {
         read(key, default: value, accepts: "true or false", shows: { "\($0)" }) { $0.bool }
     }
 
     func integer(_ key: String, _ value: Int, in range: ClosedRange<Int>) -> Int {
         let found = read(key, default: value, accepts: "a whole number", shows: { "\($0)" }) { $0.int }
-        guard !range.contains(found) else { return found }
-        fault(.outOfRange, key, "\(found) is out of range; accepted: \(range.lowerBound) to \(range.upperBound)")
-        return value
+        return bounded(key, found, value, range) { "\($0)" }
     }
 
     func number(_ key: String, _ value: Double, in range: ClosedRange<Double>) -> Double {
         let found = read(key, default: value, accepts: "a number", shows: { "\($0)" }) { value in
             value.double ?? value.int.map(Double.init)
         }
-        guard !range.contains(found) else { return found }
-        fault(.outOfRange, key, "\(found) is out of range; accepted: \(range.lowerBound) to \(range.upperBound)")
-        return value
+        return bounded(key, found, value, range) { "\($0)" }
     }
 
     func duration(_ key: String, _ value: Duration, in range: ClosedRange<Duration>) -> Duration {
         let found = parsed(key, value, shows: DurationText.format) { (text) throws(TextFault) in
             try DurationText.parse(text)
         }
-        guard !range.contains(found) else { return found }
-        fault(
-            .outOfRange, key,
-            "\(DurationText.format(found)) is out of range; accepted: \(DurationText.format(range.lowerBound)) to "
-                + DurationText.format(range.upperBound))
-        return value
+        return bounded(key, found, value, range, shows: DurationText.format)
     }
 
     func size(_ key: String, _ value: Int, in range: ClosedRange<Int>) -> Int {
         let found = parsed(key, value, shows: ByteSizeText.format) { (text) throws(TextFault) in
             try ByteSizeText.parse(text)
         }
+        return bounded(key, found, value, range, shows: ByteSizeText.format)
+    }
+
+    /// - Returns: what was found, or the default where that is out of range, which is a fault.
+    private func bounded<Value: Comparable>(
+        _ key: String, _ found: Value, _ value: Value, _ range: ClosedRange<Value>, shows: (Value) -> String
+    ) -> Value {
         guard !range.contains(found) else { return found }
-        fault(
-            .outOfRange, key,
-            "\(ByteSizeText.format(found)) is out of range; accepted: \(ByteSizeText.format(range.lowerBound)) to "
-                + ByteSizeText.format(range.upperBound))
+        let (lowest, highest) = (shows(range.lowerBound), shows(range.upperBound))
+        fault(.outOfRange, key, "\(shows(found)) is out of range; accepted: \(lowest) to \(highest)")
         return value
     }
 
@@ -121,7 +119,7 @@ final class TableReader {
             do throws(TextFault) {
                 return try parse(text)
             } catch {
-                self.fault(.badValue, key, "\"\(text.withoutUserInfo)\" is not accepted; expected \(error)")
+                self.fault(.badValue, key, "\"\(text.withoutSecrets)\" is not accepted; expected \(error)")
                 return value
             }
         }
@@ -221,11 +219,13 @@ final class TableReader {
 }
 
 extension String {
-    /// As it may be shown: where it is a URL with a name and a password in it, these are not.
-    var withoutUserInfo: String {
-        guard let scheme = firstRange(of: "://"), let at = lastIndex(of: "@"), scheme.upperBound <= at else {
-            return self
-        }
-        return self[..<scheme.upperBound] + "***" + self[at...]
+    /// As it may be shown: what stands before an `@`, a name and a password, or after a `?` or `#`, a key, is not.
+    var withoutSecrets: String {
+        let end = firstIndex { $0 == "?" || $0 == "#" } ?? endIndex
+        let shown = self[..<end]
+        let rest = end == endIndex ? "" : "\(self[end])***"
+        guard let at = shown.lastIndex(of: "@") else { return shown + rest }
+        let start = shown.firstRange(of: "://")?.upperBound ?? startIndex
+        return (start <= at ? shown[..<start] + "***" + shown[at...] : "***" + shown[at...]) + rest
     }
 }

@@ -77,10 +77,8 @@ actor Exchange {
     ) -> Generation {
         let stored = gateway.settings(for: modelID)?.sampling ?? SamplingParameters()
         let chat = ChatRequest(
-            messages: [
-                ChatMessage(role: .system, content: settings.webllm.systemPrompt),
-                ChatMessage(role: .user, content: prompt),
-            ], sampling: sampling.filled(from: stored).filled(from: .productDefaults))
+            messages: systemMessages + [ChatMessage(role: .user, content: prompt)],
+            sampling: sampling.filled(from: stored).filled(from: .productDefaults))
         var job = Generation.Job(
             chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: requestID,
             isBatchItem: isBatchItem, clientAddress: clientAddress, route: isBatchItem ? "batch" : "infer",
@@ -90,6 +88,13 @@ actor Exchange {
         if let reason = abandonReason { generation.assumeIsolated { $0.abandon(reason) } }
         generations.append(generation)
         return generation
+    }
+
+    /// None where the prompt is empty: the templates of some models know no system role, and an empty message would take the
+    /// place of the model's own.
+    private var systemMessages: [ChatMessage] {
+        let prompt = settings.webllm.systemPrompt
+        return prompt.isEmpty ? [] : [ChatMessage(role: .system, content: prompt)]
     }
 
     /// A pin that names no upstream would fail, as if all had.
@@ -237,6 +242,8 @@ actor Exchange {
         var results = [BatchResult?](repeating: nil, count: request.items.count)
         var attempts: [GenerationTrace.Attempt] = []
         var tokens = 0
+        var isAnswered = false
+        var firstFailure: RequestOutcome?
         await withTaskGroup(of: (Int, InferReport, GenerationResult).self) { group in
             var waiting: [(Int, String)] = []
             for (index, item) in request.items.enumerated() {
@@ -253,6 +260,8 @@ actor Exchange {
             for await (index, report, result) in group {
                 attempts.append(contentsOf: result.trace.attempts)
                 tokens += report.reply.tokensGenerated
+                isAnswered = isAnswered || report.outcome == .ok
+                firstFailure = firstFailure ?? (report.outcome == .ok ? nil : report.outcome)
                 keep(
                     report,
                     record(
@@ -264,7 +273,13 @@ actor Exchange {
             }
         }
         generations = []
-        let outcome: RequestOutcome = abandonReason == nil ? .ok : abandonReason == .clientLeft ? .clientLeft : .drained
+        let outcome: RequestOutcome =
+            switch abandonReason {
+            case .clientLeft: .clientLeft
+            case .drain: .drained
+            // One answer makes it a success; the items tell which others there are.
+            default: isAnswered ? .ok : firstFailure ?? .ok
+            }
         var trace = GenerationTrace()
         trace.attempts = attempts
         gateway.finished(
@@ -277,7 +292,7 @@ actor Exchange {
                 result ?? BatchResult.refused(error: message, promptJSON: request.items[index].json)
             })
         var reply = Reply(ReplyHead(200, requestID: requestID), body: writer.buffer)
-        addGatewayFields(&reply.head, attempts)
+        addGatewayFields(&reply.head, attempts, isFallback: !isAnswered)
         connection.value.reply(reply)
     }
 

@@ -7,11 +7,8 @@ import NIOCore
 ///
 /// It lives on its client's event loop: every function runs there, so its state needs no lock.
 actor Generation {
-    /// Receives the pieces of the answer as they come, never none of them; called on the event loop.
-    typealias PiecesHandler = @Sendable ([String]) -> Void
-
     private enum Signal {
-        case attemptEnded(Followed)
+        case attemptEnded(AttemptEnd)
         case granted(Choice)
         /// Another client's request took its place in the queue.
         case displaced(retryAfter: Int)
@@ -34,28 +31,8 @@ actor Generation {
 
     private enum FiredTimer { case queue, backoff, firstToken, idle, total }
 
-    /// What a generation is for.
-    struct Job: Sendable {
-        var chat: ChatRequest
-        var modelID: String
-        var client: ClientID
-        var accepted: MonotonicTime
-        /// For logs.
-        var requestID: String
-        var isBatchItem = false
-        /// The only upstream that may be asked.
-        var pinned: String?
-        /// For operators: the client's address, and the route.
-        var clientAddress: String
-        var route: String
-        /// Called on the event loop each time it has a slot.
-        var onAdmitted: (@Sendable (Generation) -> Void)?
-        /// Nil where nobody waits for pieces.
-        var onPieces: PiecesHandler?
-    }
-
     /// How an attempt ended.
-    private struct Followed {
+    private struct AttemptEnd {
         var outcome: AttemptOutcome
         var usage = TokenUsage()
         /// The transfer is over, or its reply whole: nothing is left to cancel.
@@ -277,7 +254,8 @@ actor Generation {
                     // One that is not in the queue any more has a slot, or an end, on its way.
                     guard let retryAfter = gateway.leaveQueue(waiter) else { continue }
                     gateway.limits.note(.queueTime)
-                    gateway.logTimer("queue", .now - started, requestID: job.requestID)
+                    gateway.logTimer(
+                        "queue", of: deadline.map { $0 - started } ?? .zero, .now - started, requestID: job.requestID)
                     return .failure(.overloaded(retryAfter: retryAfter))
                 case .timer(.total):
                     gateway.leaveQueue(waiter)
@@ -292,11 +270,11 @@ actor Generation {
     }
 
     /// One upstream, under its timers.
-    private func runAttempt(_ choice: Choice, _ request: SelectionRequest) async -> Followed {
+    private func runAttempt(_ choice: Choice, _ request: SelectionRequest) async -> AttemptEnd {
         // An upstream that came with a later reload is not in this request's own snapshot.
         let snapshot = snapshot.endpoints[choice.upstream] == nil ? gateway.snapshot : snapshot
         guard let endpoint = snapshot.endpoints[choice.upstream] else {
-            return Followed(outcome: .failed(.disabled), hasEnded: true)
+            return AttemptEnd(outcome: .failed(.disabled), hasEnded: true)
         }
         let model = snapshot.models.model(for: job.modelID, on: choice.upstream)
         attempt += 1
@@ -348,7 +326,7 @@ actor Generation {
     /// - Returns: the attempt's end, where the load did not come about.
     private func waitForLoad(
         _ model: String, _ endpoint: UpstreamEndpoint, _ choice: Choice, _ request: SelectionRequest
-    ) async -> Followed? {
+    ) async -> AttemptEnd? {
         let started = MonotonicTime.now
         trace.phase = .loading
         defer { trace.loadTime += .now - started }
@@ -356,7 +334,7 @@ actor Generation {
         let isElsewhere = gateway.isLoadedElsewhere(request, than: choice.upstream)
         firstTokenPatience = isElsewhere ? timeouts.firstToken : timeouts.firstTokenCold
         firstTokenDeadline = started + firstTokenPatience
-        gateway.loader.load(model, on: choice.upstream, endpoint, loop: loop.value, for: self)
+        gateway.loader.load(model, on: choice.upstream, endpoint, gateway, loop: loop.value, for: self)
         defer { gateway.loader.leave(self) }
         while true {
             switch await next() {
@@ -364,14 +342,14 @@ actor Generation {
             case .loadEnded(choice.upstream, .failed(.status(400...499), _)):
                 return nil  // it does not know such a request: the real one will show
             case .loadEnded(choice.upstream, .failed(let failure, let isFirst)):
-                return Followed(outcome: .failed(failure), hasEnded: true, isShared: !isFirst)
+                return AttemptEnd(outcome: .failed(failure), hasEnded: true, isShared: !isFirst)
             case .timer(.firstToken):
                 // Where another upstream has the model, leaving is not the fault of the one that loads it.
                 let isShared = isElsewhere || !gateway.loader.timedOut(model, on: choice.upstream, endpoint)
-                return Followed(outcome: .failed(.firstTokenTimer), hasEnded: true, isShared: isShared)
-            case .timer(.total): return Followed(outcome: .abandoned(.totalDeadline), hasEnded: true)
-            case .abandoned(let reason): return Followed(outcome: .abandoned(reason), hasEnded: true)
-            case .interrupted: return Followed(outcome: .failed(.disabled), hasEnded: true)
+                return AttemptEnd(outcome: .failed(.firstTokenTimer), hasEnded: true, isShared: isShared)
+            case .timer(.total): return AttemptEnd(outcome: .abandoned(.totalDeadline), hasEnded: true)
+            case .abandoned(let reason): return AttemptEnd(outcome: .abandoned(reason), hasEnded: true)
+            case .interrupted: return AttemptEnd(outcome: .failed(.disabled), hasEnded: true)
             case .attemptEnded, .granted, .displaced, .stranded, .loadEnded, .timer: break  // what came before
             }
         }
@@ -379,11 +357,11 @@ actor Generation {
 
     /// Waits for the attempt's end; its events are handled as they come, by ``receive(attempt:_:)``.
     /// - Parameter cold: how much longer the first token may take where the upstream turns out to load the model.
-    private func follow(_ request: SelectionRequest, model: String?, cold: Duration) async -> Followed {
+    private func follow(_ request: SelectionRequest, model: String?, cold: Duration) async -> AttemptEnd {
         var mayExtend = cold > .zero
         while true {
             switch await next() {
-            case .attemptEnded(let followed): return followed
+            case .attemptEnded(let ended): return ended
             case .timer(.firstToken) where reply == nil, .timer(.idle) where reply == nil:
                 continue  // the attempt's end came meanwhile
             case .timer(.firstToken):
@@ -395,11 +373,11 @@ actor Generation {
                     firstTokenDeadline = .now + cold
                     continue
                 }
-                return Followed(outcome: .failed(.firstTokenTimer), hasEnded: false)
-            case .timer(.idle): return Followed(outcome: .failed(.idleTimer), hasEnded: false)
-            case .timer(.total): return Followed(outcome: .abandoned(.totalDeadline), hasEnded: false)
-            case .abandoned(let reason): return Followed(outcome: .abandoned(reason), hasEnded: false)
-            case .interrupted: return Followed(outcome: .failed(.disabled), hasEnded: false)
+                return AttemptEnd(outcome: .failed(.firstTokenTimer), hasEnded: false)
+            case .timer(.idle): return AttemptEnd(outcome: .failed(.idleTimer), hasEnded: false)
+            case .timer(.total): return AttemptEnd(outcome: .abandoned(.totalDeadline), hasEnded: false)
+            case .abandoned(let reason): return AttemptEnd(outcome: .abandoned(reason), hasEnded: false)
+            case .interrupted: return AttemptEnd(outcome: .failed(.disabled), hasEnded: false)
             case .granted, .displaced, .stranded, .loadEnded, .timer: break  // what came before
             }
         }
@@ -411,9 +389,9 @@ actor Generation {
         guard attempt == self.attempt else { return }
         if update.end != nil { isTransferOver = true }
         if let departure { return note(update, after: departure) }
-        guard let reply, let followed = handle(update, reply) else { return }
+        guard let reply, let ended = handle(update, reply) else { return }
         self.reply = nil
-        post(.attemptEnded(followed))
+        post(.attemptEnded(ended))
     }
 
     /// The client is gone; what its transfer still brings is only counted, up to its end, when the upstream's connection
@@ -429,7 +407,7 @@ actor Generation {
     }
 
     /// - Returns: the attempt's end, where this was it.
-    private func handle(_ update: TransferUpdate, _ reply: AttemptReply) -> Followed? {
+    private func handle(_ update: TransferUpdate, _ reply: AttemptReply) -> AttemptEnd? {
         if let head = update.head {
             reply.head = head
             reply.status = head.status
@@ -438,7 +416,7 @@ actor Generation {
         if !update.body.isEmpty {
             if reply.status == 200 {
                 reply.decoder.feed(update.body, parser: loop.value.parser, into: &events)
-                if let followed = handleEvents() { return followed }
+                if let ended = handleEvents() { return ended }
             } else {
                 reply.errorBody.append(contentsOf: update.body.prefix(Self.maxErrorBody - reply.errorBody.count))
             }
@@ -447,38 +425,38 @@ actor Generation {
         guard let result = update.end else { return nil }
         trace.connectTime = result.connectTime
         if let failure = result.failure {
-            return Followed(outcome: AttemptOutcome(failure.reason), hasEnded: true, detail: failure.detail)
+            return AttemptEnd(outcome: AttemptOutcome(failure.reason), hasEnded: true, detail: failure.detail)
         }
         guard reply.status == 200 else {
             let failure = UpstreamErrorReader.classify(
                 status: reply.status, retryAfter: reply.head?.retryAfter, body: reply.errorBody,
                 parser: loop.value.parser)
-            return Followed(outcome: .failed(failure), hasEnded: true)
+            return AttemptEnd(outcome: .failed(failure), hasEnded: true)
         }
         reply.decoder.end(parser: loop.value.parser, into: &events)
-        return handleEvents() ?? Followed(outcome: .failed(.reply(.truncated)), hasEnded: true)
+        return handleEvents() ?? AttemptEnd(outcome: .failed(.reply(.truncated)), hasEnded: true)
     }
 
     /// - Returns: the attempt's end, where an event was one.
-    private func handleEvents() -> Followed? {
+    private func handleEvents() -> AttemptEnd? {
         guard !events.isEmpty else { return nil }
         lastObject = .now
-        let followed = takeEvents()
+        let ended = takeEvents()
         if let reply, reply.hasFirstToken { idleTimeout = reply.idleTimeout }
         if !newPieces.isEmpty { job.onPieces?(newPieces) }
         newPieces.removeAll(keepingCapacity: true)
         events.removeAll(keepingCapacity: true)
-        return followed
+        return ended
     }
 
     /// Takes the events at hand over, up to the attempt's end, which it returns.
-    private func takeEvents() -> Followed? {
+    private func takeEvents() -> AttemptEnd? {
         for event in events {
             switch event {
             case .content(let piece):
                 noteFirstToken()
                 guard text.utf8.count + piece.utf8.count <= Self.maxText else {
-                    return Followed(outcome: .failed(.reply(.lineTooLong)), hasEnded: false)
+                    return AttemptEnd(outcome: .failed(.reply(.lineTooLong)), hasEnded: false)
                 }
                 text += piece
                 pieces += 1
@@ -487,8 +465,8 @@ actor Generation {
             case .progress: break
             case .finished(let usage):
                 // The rest of the transfer is only its end; left alone, its connection can be used again.
-                return Followed(outcome: .success, usage: usage, hasEnded: true)
-            case .failed(let fault): return Followed(outcome: .failed(.reply(fault)), hasEnded: false)
+                return AttemptEnd(outcome: .success, usage: usage, hasEnded: true)
+            case .failed(let fault): return AttemptEnd(outcome: .failed(.reply(fault)), hasEnded: false)
             }
         }
         return nil
@@ -503,7 +481,7 @@ actor Generation {
     }
 
     /// Tells the table, and the log where an operator should know.
-    private func settle(_ choice: Choice, _ ended: Followed, heldFor: Duration) -> FallbackDecision {
+    private func settle(_ choice: Choice, _ ended: AttemptEnd, heldFor: Duration) -> FallbackDecision {
         var decision = FallbackDecision()
         var report = AttemptReport(.neutral, breakerEra: choice.breakerEra, heldFor: heldFor)
         switch ended.outcome {
@@ -649,7 +627,7 @@ actor Generation {
     private func noteTotalDeadline(_ now: MonotonicTime) -> Bool {
         guard now >= totalDeadline, abandonReason == nil else { return false }
         abandonReason = .totalDeadline
-        gateway.logTimer("total", now - job.accepted, requestID: job.requestID)
+        gateway.logTimer("total", of: totalDeadline - job.accepted, now - job.accepted, requestID: job.requestID)
         return true
     }
 

@@ -28,18 +28,16 @@ final class ModelLoader: Sendable {
     }
 
     private let loads = Mutex<[Key: Load]>([:])
-    private unowned let gateway: Gateway
 
     /// Longest load. Far beyond the waiters' patience: to end it would abort it, and the next one would begin anew.
     private static let maxDuration: Duration = .seconds(3600)
     /// Longest reply that is looked at, in bytes.
     private static let maxBody = 64 << 10
 
-    init(gateway: Gateway) { self.gateway = gateway }
-
     /// Starts a load, or joins the one that is under way; the generation is told its end.
     func load(
-        _ model: String, on id: UpstreamID, _ endpoint: UpstreamEndpoint, loop: LoopContext, for waiter: Generation?
+        _ model: String, on id: UpstreamID, _ endpoint: UpstreamEndpoint, _ gateway: Gateway, loop: LoopContext,
+        for waiter: Generation?
     ) {
         let key = Key(upstream: id, url: endpoint.configuration.url, model: model)
         enum Found { case underWay, ended, nothing }
@@ -71,7 +69,7 @@ final class ModelLoader: Sendable {
             timers: TransferTimers(connect: timeouts.connect, total: Self.maxDuration))
         ReplyCollector.send(request, by: gateway.engine, on: loop, maxBody: Self.maxBody) {
             [self, parser = loop.parser] in
-            finished(key, endpoint, Self.failure($0, parser), $0.failure?.detail, took: .now - started)
+            finished(key, endpoint, gateway, Self.failure($0, parser), $0.failure?.detail, took: .now - started)
         }
     }
 
@@ -102,7 +100,8 @@ final class ModelLoader: Sendable {
     }
 
     private func finished(
-        _ key: Key, _ endpoint: UpstreamEndpoint, _ failure: AttemptFailure?, _ detail: String?, took: Duration
+        _ key: Key, _ endpoint: UpstreamEndpoint, _ gateway: Gateway, _ failure: AttemptFailure?, _ detail: String?,
+        took: Duration
     ) {
         // Noted first: who finds no load under way must find the model loaded.
         let isConfigured = gateway.snapshot.endpoints[key.upstream]?.configuration.url == key.url

@@ -41,6 +41,8 @@ final class HTTPConnection: ChannelInboundHandler {
     private var pendingRefusal: RequestRefusal?
     private var isReadPaused = false
     private var isServingPipelined = false
+    /// The last reply may wait for its client to take it.
+    private var hasUnsentReply = false
     private var served = 0
     private var drainStart: MonotonicTime?
     /// Body bytes of the present request, counted against all connections' bound.
@@ -48,6 +50,9 @@ final class HTTPConnection: ChannelInboundHandler {
     private static let drainGrace: Duration = .seconds(1)
     /// Bytes of a refused request's body that are read, to serve the next request on the connection.
     private static let maxSkippedBody = 64 << 10
+    /// Heads, pieces of bodies and ends that wait behind a request that is being answered. Parsed, small ones take twenty
+    /// times their bytes.
+    private static let maxPipelinedParts = 256
     private var mustClose = false
 
     /// Raw bytes since the last request was complete, to see bytes that never become one.
@@ -106,7 +111,12 @@ final class HTTPConnection: ChannelInboundHandler {
         case .end: isBetweenRequests = true
         }
         switch state {
-        case .replying: pipelined.append(part)
+        case .replying:
+            guard pendingRefusal == nil else { return }
+            pipelined.append(part)
+            if pipelined.count > Self.maxPipelinedParts {
+                refuse(RequestRefusal(429, "Too many requests were sent ahead of their answers; send fewer at once"))
+            }
         case .closed: break
         case .idle, .receiving: receive(part)
         }
@@ -168,9 +178,9 @@ final class HTTPConnection: ChannelInboundHandler {
         lastBodyByte = phaseStart
         do throws(RequestRefusal) {
             let request = Shared(try RequestHead(head, maxHead: limits.maxHead))
-            if let length = request.contentLength, length > limits.maxBody { throw .bodyTooLarge(limits.maxBody) }
             let verdict = routes.judge(request, snapshot)
             state = .receiving(request, verdict, body: ByteBuffer())
+            if let length = request.contentLength, length > limits.maxBody { throw .bodyTooLarge(limits.maxBody) }
             guard request.hasBody else { return }
             switch verdict {
             case .answered:
@@ -221,25 +231,32 @@ final class HTTPConnection: ChannelInboundHandler {
         routes.handle(request, verdict, body: body, gateway: gateway, connection: self, loop: loop)
     }
 
-    /// Answers a request that cannot be understood, once, and closes.
+    /// Answers a request that cannot be understood or taken, once, and closes.
     private func refuse(_ refusal: RequestRefusal) {
         switch state {
         case .replying: pendingRefusal = pendingRefusal ?? refusal
         case .closed: break
-        case .idle, .receiving:
-            mustClose = true
-            state = .replying(RequestHead.unreadable, streaming: nil)
-            if refusal.status == 431 { gateway.limits.note(.head) }
-            if refusal.status == 413 { gateway.limits.note(.body) }
-            let id = loop.makeRequestID()
-            gateway.finished(
-                AccessRecord(
-                    requestID: id, route: "none", method: "", status: refusal.status, outcome: .refused,
-                    duration: .now - phaseStart), snapshot.configuration.log)
-            var answer = Reply(refusal)
-            answer.head.requestID = id
-            reply(answer)
+        case .idle: refuse(refusal, RequestHead.unreadable, method: "", route: "none")
+        case .receiving(let request, let verdict, _):
+            refuse(refusal, request, method: request.method.rawValue, route: verdict.routeName)
         }
+    }
+
+    private func refuse(
+        _ refusal: RequestRefusal, _ request: Shared<RequestHead>, method: String, route: String
+    ) {
+        mustClose = true
+        state = .replying(request, streaming: nil)
+        if refusal.status == 431 { gateway.limits.note(.head) }
+        if refusal.status == 413 { gateway.limits.note(.body) }
+        let id = request.requestID ?? loop.makeRequestID()
+        gateway.finished(
+            AccessRecord(
+                requestID: id, route: route, method: method, status: refusal.status, outcome: .refused,
+                duration: .now - phaseStart), snapshot.configuration.log)
+        var answer = Reply(refusal)
+        answer.head.requestID = id
+        reply(answer)
     }
 
     // MARK: Replying
@@ -323,18 +340,13 @@ final class HTTPConnection: ChannelInboundHandler {
         feed = nil
         releaseBody()
         phaseStart = .now
-        if let refusal = pendingRefusal, !mustClose {
-            pendingRefusal = nil
-            state = .idle
-            refuse(refusal)
-            return
-        }
         if mustClose {
             state = .closed
             lingeringClose()
             return
         }
         state = .idle
+        hasUnsentReply = true
         // A request that is answered at once comes back here: the loop that is under way goes on with the next.
         guard !isServingPipelined else { return }
         isServingPipelined = true
@@ -344,7 +356,13 @@ final class HTTPConnection: ChannelInboundHandler {
             if case .replying = state { break }
             if case .closed = state { break }
         }
-        if pipelined.isEmpty { resumeReading() }
+        guard pipelined.isEmpty else { return }
+        if let refusal = pendingRefusal {
+            pendingRefusal = nil
+            refuse(refusal)
+        } else {
+            resumeReading()
+        }
     }
 
     /// Half-closes when the reply is on its way, and gives the client a moment to read it: closing with unread input would
@@ -398,12 +416,15 @@ final class HTTPConnection: ChannelInboundHandler {
     func tick(_ now: MonotonicTime) {
         switch state {
         case .idle:
+            if isReplyOnItsWay(now) { return }
             if let drainStart, !hasPartialHead, now - drainStart >= Self.drainGrace {
                 context?.close(promise: nil)
             } else if hasPartialHead || served == 0 {
                 guard now - phaseStart >= limits.headTimeout else { return }
                 if hasPartialHead {
-                    refuse(RequestRefusal(408, "The request head did not arrive within \(limits.headTimeout)"))
+                    refuse(
+                        RequestRefusal(
+                            408, "The request head did not arrive within \(DurationText.format(limits.headTimeout))"))
                 } else {
                     context?.close(promise: nil)
                 }
@@ -411,8 +432,12 @@ final class HTTPConnection: ChannelInboundHandler {
                 context?.close(promise: nil)
             }
         case .receiving:
-            if now - lastBodyByte >= limits.bodyIdleTimeout || now - phaseStart >= limits.bodyTimeout {
-                refuse(RequestRefusal(408, "The request body did not arrive in time"))
+            if now - lastBodyByte >= limits.bodyIdleTimeout {
+                let limit = DurationText.format(limits.bodyIdleTimeout)
+                refuse(RequestRefusal(408, "Nothing more of the request body arrived for \(limit)"))
+            } else if now - phaseStart >= limits.bodyTimeout {
+                let limit = DurationText.format(limits.bodyTimeout)
+                refuse(RequestRefusal(408, "The request body did not arrive within \(limit)"))
             }
         case .replying:
             checkStall(now)
@@ -422,6 +447,19 @@ final class HTTPConnection: ChannelInboundHandler {
             }
         case .closed: checkStall(now)
         }
+    }
+
+    /// Whether the client has yet to take a part of the last reply. Its time as an idle connection begins after that.
+    private func isReplyOnItsWay(_ now: MonotonicTime) -> Bool {
+        guard hasUnsentReply else { return false }
+        if let waiting = try? channel?.syncOptions?.getOption(.bufferedWritableBytes), waiting > 0 {
+            checkStall(now)
+            return true
+        }
+        hasUnsentReply = false
+        if !hasPartialHead { phaseStart = now }
+        if drainStart != nil { drainStart = now }
+        return false
     }
 
     /// A client that takes no byte of what waits for it is cut off. Looked at only so often: asking costs more than all
@@ -438,6 +476,7 @@ final class HTTPConnection: ChannelInboundHandler {
             lastDrain = now
         } else if now - lastDrain >= limits.clientStallTimeout {
             gateway.limits.note(.clientStall)
+            gateway.logTimer("client_stall", of: limits.clientStallTimeout, now - lastDrain, requestID: nil)
             context?.close(promise: nil)
         }
     }

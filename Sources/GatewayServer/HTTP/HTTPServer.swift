@@ -209,12 +209,3 @@ extension SocketAddress {
         return ListenAddress.tcp(host: host, port: port).description
     }
 }
-
-extension ListenAddress: CustomStringConvertible {
-    package var description: String {
-        switch self {
-        case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
-        case .unix(let path): "unix:\(path)"
-        }
-    }
-}

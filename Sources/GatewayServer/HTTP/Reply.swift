@@ -131,7 +131,7 @@ extension ByteBuffer {
         repeat {
             start -= 1
             let digit = UInt8(size & 15)
-            setInteger(digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10, at: start)
+            setInteger(digit.hexDigit, at: start)
             size >>= 4
         } while size > 0
         moveReaderIndex(to: start)

@@ -44,6 +44,14 @@ struct Routes: Sendable {
         case answered(Reply, route: String)
         /// - rest: what follows the route's prefix, percent-decoded.
         case accepted(Route, rest: String)
+
+        /// For the access log.
+        var routeName: String {
+            switch self {
+            case .answered(_, let name): name
+            case .accepted(let route, _): route.name
+            }
+        }
     }
 
     /// Whom a listener is for. Operators must get in when clients have used up all connections.

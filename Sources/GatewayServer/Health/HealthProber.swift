@@ -107,7 +107,7 @@ final class HealthProber {
         hasWarmed = true
         guard endpoint.configuration.kind == .ollama else { return }
         for model in endpoint.configuration.warm.models {
-            gateway.loader.load(model, on: id, endpoint, loop: loop, for: nil)
+            gateway.loader.load(model, on: id, endpoint, gateway, loop: loop, for: nil)
         }
     }
 

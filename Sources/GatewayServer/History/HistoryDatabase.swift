@@ -62,11 +62,9 @@ final class HistoryDatabase: Sendable {
             for name in known {
                 try db.execute(sql: "INSERT OR IGNORE INTO name (name) VALUES (?)", arguments: [name])
             }
-            var names: [String: Int] = [:]
-            for row in try Row.fetchAll(db, sql: "SELECT id, name FROM name") where known.contains(row[1]) {
-                names[row[1]] = row[0]
-            }
-            return names
+            let numbers = try Self.names(db)
+            return Dictionary(numbers.map { ($1, $0) }, uniquingKeysWith: { first, _ in first })
+                .filter { known.contains($0.key) }
         }
         identity = path.flatMap(FileIdentity.init)
         logIdentity = path.flatMap { FileIdentity($0 + "-wal") }
@@ -285,13 +283,14 @@ final class HistoryDatabase: Sendable {
 
     private static func fetchTotals(_ db: Database) throws -> (totals: RequestTotals, rows: Int) {
         guard let row = try Row.fetchOne(db, sql: "SELECT * FROM total") else { return (RequestTotals(), 0) }
+        let columns = StoredColumns(row)
         var totals = RequestTotals()
-        totals.inferences = row["inferences"]
-        totals.tokens = row["tokens"]
-        totals.time = .microseconds(row["time"] as Int64)
-        totals.clientSide = row["client_side"]
-        totals.serverSide = row["server_side"]
-        return (totals, row["rows"])
+        totals.inferences = try columns.number("inferences")
+        totals.tokens = try columns.number("tokens")
+        totals.time = .microseconds(try columns.number("time"))
+        totals.clientSide = try columns.number("client_side")
+        totals.serverSide = try columns.number("server_side")
+        return (totals, try columns.number("rows"))
     }
 
     /// Newest first.
@@ -306,11 +305,13 @@ final class HistoryDatabase: Sendable {
         if let since = filter.since { add("id >= ?", since) }
         if let id = filter.id { add("id = ?", id) }
         if let requestID = filter.requestID { add("request_id = ?", UUIDBytes.value(requestID)) }
-        if let upstream = filter.upstream { add("upstream = ?", names[upstream] ?? TextColumn.pack(upstream)) }
-        if let model = filter.model {
-            conditions.append("(model = ? OR model = ?)")
-            values += [names[model], TextColumn.pack(model)]
+        // A row has the number of a name that was configured when it was written, and the text of any other.
+        func addName(_ column: String, _ name: String) {
+            conditions.append("(\(column) = ? OR \(column) = (SELECT id FROM name WHERE name = ?))")
+            values += [TextColumn.pack(name), name]
         }
+        if let upstream = filter.upstream { addName("upstream", upstream) }
+        if let model = filter.model { addName("model", model) }
         if let route = filter.route { add("route = ?", route == "batch" ? 1 : 0) }
         if let outcome = filter.outcome { add("outcome = ?", Self.outcomes.firstIndex(of: outcome) ?? -1) }
         if filter.onlyErrors { conditions.append("outcome <> 0") }
@@ -319,39 +320,50 @@ final class HistoryDatabase: Sendable {
             + " ORDER BY id DESC LIMIT ?"
         values.append(filter.limit)
         return try connections.read { db in
-            let words = try names(db)
-            return try Row.fetchAll(db, sql: sql, arguments: StatementArguments(values)).map { request($0, words) }
+            let words = try Self.names(db)
+            return try Row.fetchAll(db, sql: sql, arguments: StatementArguments(values)).map { row in
+                try Self.request(StoredColumns(row), words)
+            }
         }
     }
 
-    private func names(_ db: Database) throws -> [Int: String] {
+    private static func names(_ db: Database) throws -> [Int: String] {
         var words: [Int: String] = [:]
-        for row in try Row.fetchAll(db, sql: "SELECT id, name FROM name") { words[row[0]] = row[1] }
+        for row in try Row.fetchAll(db, sql: "SELECT id, name FROM name") {
+            let columns = StoredColumns(row)
+            words[try columns.number("id")] = try columns.text("name") ?? ""
+        }
         return words
     }
 
-    private func request(_ row: Row, _ words: [Int: String]) -> StoredRequest {
-        func word(_ column: String) -> String? {
-            let value: DatabaseValue = row[column]
+    private static func request(_ columns: StoredColumns, _ words: [Int: String]) throws -> StoredRequest {
+        func word(_ column: String) throws -> String? {
+            let value = try columns.value(column)
             switch value.storage {
             case .int64(let number): return words[Int(number)] ?? ""
             default: return TextColumn.unpack(value)
             }
         }
-        func time(_ column: String) -> Duration? { (row[column] as Int64?).map { .nanoseconds($0 * 100_000) } }
-        let outcome: Int = row["outcome"]
-        let policy: Int = row["policy"]
+        func time(_ column: String) throws -> Duration? {
+            try columns.numberOrNil(column).map { .nanoseconds(Int64($0) * 100_000) }
+        }
+        let outcome = try columns.number("outcome")
+        let policy = try columns.number("policy")
         return StoredRequest(
-            id: row["id"], requestID: UUIDBytes.unpack(row["request_id"]),
-            route: row["route"] == 1 ? "batch" : "infer", client: AddressText.unpack(row["client"]),
-            model: word("model") ?? "", upstream: word("upstream"), status: row["status"],
-            outcome: Self.outcomes.indices.contains(outcome) ? Self.outcomes[outcome] : .ok, error: row["error"],
-            mode: word("mode") ?? "", isStream: row["stream"],
-            policy: Self.policies.indices.contains(policy) ? Self.policies[policy] : .priority,
-            tokensIn: row["tokens_in"], tokensOut: row["tokens_out"], duration: time("duration") ?? .zero,
-            queue: time("queue") ?? .zero, load: time("load") ?? .zero, connect: time("connect") ?? .zero,
-            firstToken: time("first_token"), generate: time("generate"), inference: time("inference") ?? .zero,
-            attempts: row["attempts"], plan: row["plan"], why: row["why"], text: TextColumn.unpack(row["text"]))
+            id: Int64(try columns.number("id")), requestID: UUIDBytes.unpack(try columns.value("request_id")),
+            route: try columns.number("route") == 1 ? "batch" : "infer",
+            client: AddressText.unpack(try columns.value("client")), model: try word("model") ?? "",
+            upstream: try word("upstream"), status: try columns.number("status"),
+            outcome: outcomes.indices.contains(outcome) ? outcomes[outcome] : .ok, error: try columns.text("error"),
+            mode: try word("mode") ?? "", isStream: try columns.number("stream") != 0,
+            policy: policies.indices.contains(policy) ? policies[policy] : .priority,
+            tokensIn: try columns.numberOrNil("tokens_in"), tokensOut: try columns.number("tokens_out"),
+            duration: try time("duration") ?? .zero, queue: try time("queue") ?? .zero,
+            load: try time("load") ?? .zero, connect: try time("connect") ?? .zero,
+            firstToken: try time("first_token"), generate: try time("generate"),
+            inference: try time("inference") ?? .zero, attempts: try columns.text("attempts"),
+            plan: try columns.text("plan"), why: try columns.text("why"),
+            text: TextColumn.unpack(try columns.value("text")))
     }
 }
 

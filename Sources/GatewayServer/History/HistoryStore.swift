@@ -71,6 +71,8 @@ final class HistoryStore: Sendable {
     private static let firstSweep = DispatchTimeInterval.seconds(1)
     private static let sweepInterval = DispatchTimeInterval.seconds(60)
     private static let sweepStep = 500
+    /// Microseconds.
+    private static let clockJitter: Int64 = 1_000_000
 
     /// - Throws: ``GatewayError`` where the database is of a newer version. Anything else that is wrong with it is told in
     ///   the log, and tried again.
@@ -91,9 +93,11 @@ final class HistoryStore: Sendable {
             note(problem: error)
             scheduleWrite(after: Self.retryInterval)
         }
-        readBack()
         scheduleSweep(after: Self.firstSweep)
     }
+
+    /// Where it is; nil where it is kept in memory alone.
+    var path: String? { configuration.path }
 
     private var isOn: Bool { configuration.maxRows > 0 }
 
@@ -104,7 +108,8 @@ final class HistoryStore: Sendable {
         if !configuration.storeText { request.text = nil }
         let bytes = request.text?.utf8.count ?? 0
         let mustSchedule = state.withLock { state in
-            request.id = max(state.lastID + 1, request.id)
+            // Where the clock was set back, the times go back with it.
+            if request.id > state.lastID - Self.clockJitter { request.id = max(state.lastID + 1, request.id) }
             state.lastID = request.id
             state.unwritten.add(request)
             state.finished += 1
@@ -137,7 +142,19 @@ final class HistoryStore: Sendable {
             state.clears += 1
             state.mustClear = isOn
         }
-        if isOn { queue.async { self.writePending() } }
+        queue.async { if self.isOn { self.writePending() } else { self.clearUnused() } }
+    }
+
+    /// Where nothing is kept any more, the file of the time before still has its rows.
+    private func clearUnused() {
+        guard let path = configuration.path, FileIdentity(path) != nil else { return }
+        do {
+            let unused = try HistoryDatabase(path: path, known: [])
+            defer { unused.close() }
+            try unused.clear()
+        } catch {
+            note(problem: error)
+        }
     }
 
     // MARK: Reading
@@ -147,13 +164,12 @@ final class HistoryStore: Sendable {
         state.withLock { $0.recent.suffix(max(0, min(limit, Self.recentCount))).map(\.value) }
     }
 
-    /// Entries since a moment, at most `limit`, oldest first; and how many there have been in all since the start.
-    func recent(after id: Int64, limit: Int) -> (entries: [StoredRequest], finished: Int) {
+    /// The newest entries, at most `limit`, oldest first; and how many there have been since the start.
+    /// - Parameter count: only those that came after the first so many; nil is for those before the start too.
+    func recent(afterFirst count: Int?, limit: Int) -> (entries: [StoredRequest], finished: Int) {
         state.withLock { state in
-            (
-                state.recent.reversed().prefix { $0.id > id }.prefix(limit).reversed().map(\.value),
-                state.finished
-            )
+            let new = count.map { max(0, state.finished - $0) } ?? limit
+            return (state.recent.suffix(min(limit, new)).map(\.value), state.finished)
         }
     }
 
@@ -194,8 +210,24 @@ final class HistoryStore: Sendable {
 
     // MARK: The queue's work
 
+    /// Opens the file and reads what it knows of the time before. A damaged one makes room for a new one.
     private func open() throws {
+        do {
+            try openOnce()
+        } catch let error as DatabaseError where error.isDamage {
+            try moveAside()
+            try openOnce()
+        }
+    }
+
+    private func openOnce() throws {
         let opened = try HistoryDatabase(path: configuration.path, known: known)
+        do {
+            try readBack(opened)
+        } catch {
+            opened.close()
+            throw error
+        }
         database.withLock { $0 = opened }
     }
 
@@ -213,13 +245,7 @@ final class HistoryStore: Sendable {
         } else {
             old?.removeLog()
         }
-        do {
-            try open()
-        } catch let error as DatabaseError where error.isDamage {
-            try moveAside()
-            try open()
-        }
-        readBack()
+        try open()
         let lost = state.withLock { state in
             guard state.clears == clears else { return 0 }
             let lost = max(0, rows - state.written.rows)
@@ -247,13 +273,14 @@ final class HistoryStore: Sendable {
         }
     }
 
-    /// What the file knows of the time before: the totals and the newest entries.
-    private func readBack() {
-        readTotals()
+    /// The totals and the newest entries.
+    /// - Throws: where the file is damaged. What cannot be read for another reason is left out.
+    private func readBack(_ opened: HistoryDatabase) throws {
+        try readTotals(opened)
         let clears = state.withLock { $0.clears }
         var newest = HistoryFilter()
         newest.limit = Self.recentCount
-        guard let entries = try? database.withLock({ $0 })?.requests(newest) else { return }
+        guard let entries = try readable({ try opened.requests(newest) }) else { return }
         state.withLock { state in
             guard state.clears == clears, !state.mustClear else { return }
             let first = state.recent.first?.id ?? .max
@@ -261,12 +288,23 @@ final class HistoryStore: Sendable {
         }
     }
 
-    private func readTotals() {
+    private func readTotals(_ opened: HistoryDatabase) throws {
         let clears = state.withLock { $0.clears }
-        guard let read = try? database.withLock({ $0 })?.totals() else { return }
+        guard let read = try readable({ try opened.totals() }) else { return }
         state.withLock { state in
             guard state.clears == clears, !state.mustClear else { return }
             state.written = (read.rows, read.totals)
+        }
+    }
+
+    /// - Returns: nil where it cannot be read now.
+    private func readable<Value>(_ read: () throws -> Value) throws -> Value? {
+        do {
+            return try read()
+        } catch let error as DatabaseError where error.isDamage {
+            throw error
+        } catch {
+            return nil
         }
     }
 
@@ -334,11 +372,11 @@ final class HistoryStore: Sendable {
             do {
                 deleted = try database.sweep(
                     olderThan: oldest, keeping: configuration.maxRows, limit: Self.sweepStep)
+                if deleted > 0 { try readTotals(database) }
             } catch let error as DatabaseError where error.isDamage {
                 replaceDamaged(database)
             } catch {}  // a disk that is full or locked: the next sweep comes
         }
-        if deleted > 0 { readTotals() }
         scheduleSweep(after: deleted > 0 ? .milliseconds(5) : Self.sweepInterval)
     }
 

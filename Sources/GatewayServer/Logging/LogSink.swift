@@ -11,8 +11,14 @@ package final class LogSink: Sendable {
     private struct State {
         var lines = ByteBuffer()
         var dropped = 0
+        var lastDrop: MonotonicTime?
         var isClosed = false
         var isWriterWaiting = true
+
+        mutating func noteDropped(_ count: Int) {
+            dropped += count
+            lastDrop = .now
+        }
     }
 
     private let state = Mutex(State())
@@ -56,7 +62,7 @@ package final class LogSink: Sendable {
     ) {
         let mustWake = state.withLock { state in
             guard !state.isClosed, state.lines.readableBytes < Self.capacity else {
-                state.dropped += 1
+                state.noteDropped(1)
                 return false
             }
             if isJournal { state.lines.writeStaticString(JournalStream.prefix(level)) }
@@ -74,6 +80,9 @@ package final class LogSink: Sendable {
 
     package var droppedLines: Int { state.withLock { $0.dropped } }
 
+    /// Nil where none was.
+    var lastDrop: MonotonicTime? { state.withLock { $0.lastDrop } }
+
     /// Writes what waits, for at most a second, and stops the thread.
     package func flush() {
         state.withLock { $0.isClosed = true }
@@ -89,6 +98,7 @@ package final class LogSink: Sendable {
     private func run() {
         // It takes turns with the one that lines are written to, so that neither has to grow again.
         var batch = ByteBuffer()
+        var isInLine = false
         while true {
             var signals: UInt64 = 0
             _ = read(wake.read, &signals, 8)
@@ -102,7 +112,7 @@ package final class LogSink: Sendable {
                     swap(&state.lines, &batch)
                 }
                 guard batch.readableBytes > 0 else { break }
-                writeAll(batch)
+                writeAll(batch, isInLine: &isInLine)
                 if !isClosed { usleep(20_000) }
             }
             if isClosed { break }
@@ -110,19 +120,25 @@ package final class LogSink: Sendable {
         isDone.withLock { $0 = true }
     }
 
-    private func writeAll(_ batch: ByteBuffer) {
+    /// - Parameter isInLine: whether the last batch was cut off within a line. That must not take the next one with it.
+    private func writeAll(_ batch: ByteBuffer, isInLine: inout Bool) {
         batch.withUnsafeReadableBytes { bytes in
-            var rest = bytes
-            while !rest.isEmpty {
-                let written = Glibc.write(descriptor, rest.baseAddress, rest.count)
-                if written > 0 {
-                    rest = UnsafeRawBufferPointer(rebasing: rest[written...])
-                } else if errno != EINTR {
-                    let lost = rest.count { $0 == 0x0A }
-                    state.withLock { $0.dropped += lost }
-                    return
-                }
-            }
+            if isInLine { isInLine = withUnsafeBytes(of: UInt8(ascii: "\n")) { put($0) } == 0 }
+            let written = isInLine ? 0 : put(bytes)
+            guard written < bytes.count else { return }
+            if written > 0 { isInLine = bytes[written - 1] != UInt8(ascii: "\n") }
+            let lost = bytes[written...].count { $0 == UInt8(ascii: "\n") }
+            state.withLock { $0.noteDropped(lost) }
         }
+    }
+
+    /// - Returns: how many bytes were taken.
+    private func put(_ bytes: UnsafeRawBufferPointer) -> Int {
+        var taken = 0
+        while taken < bytes.count {
+            let written = Glibc.write(descriptor, bytes.baseAddress! + taken, bytes.count - taken)
+            if written > 0 { taken += written } else if errno != EINTR { break }
+        }
+        return taken
     }
 }

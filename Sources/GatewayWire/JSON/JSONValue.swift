@@ -102,8 +102,9 @@ package struct JSONValue {
         return JSONValue(raw: value)
     }
 
-    package var isEmptyContainer: Bool {
-        (kind == .array || kind == .object) && csj_children_begin(raw) >= csj_children_end(raw)
+    /// Whether it is an array or object with something in it.
+    package var hasElements: Bool {
+        (kind == .array || kind == .object) && csj_children_begin(raw) < csj_children_end(raw)
     }
 }
 

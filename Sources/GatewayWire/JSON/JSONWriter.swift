@@ -222,6 +222,9 @@ extension ByteBuffer {
 extension UInt8 {
     fileprivate var needsEscape: Bool { self < 0x20 || self == UInt8(ascii: "\"") || self == UInt8(ascii: "\\") }
 
+    /// Of 0 to 15, in lower case.
+    package var hexDigit: UInt8 { self < 10 ? UInt8(ascii: "0") + self : UInt8(ascii: "a") + self - 10 }
+
     /// At most six bytes.
     fileprivate func writeInJSONString(_ bytes: UnsafeMutableRawBufferPointer, _ at: inout Int) {
         func put(_ byte: UInt8) {
@@ -239,8 +242,8 @@ extension UInt8 {
             put(UInt8(ascii: "u"))
             put(UInt8(ascii: "0"))
             put(UInt8(ascii: "0"))
-            put(UInt8(ascii: "0") + self >> 4)
-            put(self & 15 < 10 ? UInt8(ascii: "0") + self & 15 : UInt8(ascii: "a") + self & 15 - 10)
+            put((self >> 4).hexDigit)
+            put((self & 15).hexDigit)
         }
     }
 }

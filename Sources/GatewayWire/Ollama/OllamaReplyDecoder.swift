@@ -65,7 +65,7 @@ struct OllamaReplyDecoder {
         if let content = message["content"]?.string, !content.isEmpty {
             hasContent = true
             events.append(.content(content))
-        } else if message["thinking"]?.utf8?.isEmpty == false || message["tool_calls"]?.isEmptyContainer == false {
+        } else if message["thinking"]?.utf8?.isEmpty == false || message["tool_calls"]?.hasElements == true {
             hasContent = true
             events.append(.thinking)
         } else {

@@ -73,12 +73,19 @@ struct OpenAIReplyDecoder {
         if let content = delta["content"]?.string, !content.isEmpty {
             state.hasContent = true
             output.append(.content(content))
-        } else if delta["reasoning_content"]?.utf8?.isEmpty == false || delta["tool_calls"]?.isEmptyContainer == false {
+        } else if Self.isThinking(delta) {
             state.hasContent = true
             output.append(.thinking)
         } else {
             output.append(.progress)
         }
         return true
+    }
+
+    /// Servers have two names for the thinking (vLLM changed from the one to the other), and may write null for what is not
+    /// there.
+    private static func isThinking(_ delta: JSONValue) -> Bool {
+        delta["reasoning_content"]?.utf8?.isEmpty == false || delta["reasoning"]?.utf8?.isEmpty == false
+            || delta["tool_calls"]?.hasElements == true
     }
 }

@@ -14,7 +14,7 @@ package enum RequestIdentifier {
                         at += 1
                     }
                     let digit = UInt8(truncatingIfNeeded: word >> (60 - 4 * UInt64(nibble))) & 15
-                    bytes[at] = digit < 10 ? UInt8(ascii: "0") + digit : UInt8(ascii: "a") + digit - 10
+                    bytes[at] = digit.hexDigit
                     at += 1
                 }
             }

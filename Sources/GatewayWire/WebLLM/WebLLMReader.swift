@@ -76,7 +76,7 @@ package enum WebLLMReader {
     ) throws(RequestFault) -> BatchRequest {
         let fields = try Fields(body, parser, missing: "Missing required field: prompts")
         guard let prompts = fields.prompts else { throw RequestFault("Missing required field: prompts") }
-        guard prompts.kind == .array, !prompts.isEmptyContainer else {
+        guard prompts.kind == .array, prompts.hasElements else {
             throw RequestFault("Prompts must be a non-empty list")
         }
         var count = 0
