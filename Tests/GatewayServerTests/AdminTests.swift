@@ -215,6 +215,19 @@ struct AdminTests {
         await upstream.close()
     }
 
+    @Test func aRequestIDMayBeANumber() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""b""#) })
+        try await RunningGateway.run([("a", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            _ = try await gateway.client.postJSON(
+                "/webllm/api/infer", #"{"prompt":"x"}"#, headers: [("X-Request-Id", "12345")])
+            let one = try Self.object(await gateway.admin.request("GET", "/admin/requests/12345"))
+            #expect(one["request_id"] as? String == "12345")
+            #expect(try await gateway.admin.request("GET", "/admin/requests/12346").status == 404)
+        }
+        await upstream.close()
+    }
+
     @Test func aFeedEndsWhenItsTokenIsReplaced() async throws {
         try await RunningGateway.run([]) {
             $0.admin.tokenDigest = Array(SHA256.hash(data: Data("old".utf8)))

@@ -202,14 +202,23 @@ struct ConfigurationTests {
         #expect(throws: ConfigurationError.self) { try ConfigurationLoader.load(file: "/tmp", environment: [:]) }
     }
 
-    @Test func aPasswordInAnAddressIsNotShown() {
-        let text = "[[upstream]]\nname = \"u\"\nkind = \"ollama\"\nurl = \"http://user:s3cret@h/\"\n"
+    @Test(arguments: [
+        ("http://user:s3cret@h/", "\"http://***@h/\""), ("user:s3cret@h:1", "\"***@h:1\""),
+        ("https://h/v1?key=s3cret", "\"https://h/v1?***\""), ("https://h/#s3cret@x", "\"https://h/#***\""),
+    ]) func aSecretInAnAddressIsNotShown(_ url: String, _ shown: String) {
+        let text = "[[upstream]]\nname = \"u\"\nkind = \"ollama\"\nurl = \"\(url)\"\n"
         do {
             _ = try load(text)
             Issue.record("it was accepted")
         } catch {
-            #expect("\(error)".contains("http://***@h/"))
+            #expect("\(error)".contains(shown))
             #expect(!"\(error)".contains("s3cret"))
+        }
+    }
+
+    @Test func aListOfNoAddressesIsRefused() {
+        #expect(throws: ConfigurationError.self) {
+            try load(Self.upstream, environment: ["WEBLLM_GATEWAY_LISTEN": ","])
         }
     }
 }

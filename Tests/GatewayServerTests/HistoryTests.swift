@@ -28,8 +28,9 @@ private final class TestHistory {
 
     static let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
-    func reopen() throws {
+    func reopen(_ change: (inout GatewayConfiguration) -> Void = { _ in }) throws {
         store.close()
+        change(&configuration)
         store = try HistoryStore(configuration, logger: Self.quiet)
     }
 
@@ -147,6 +148,92 @@ private func finished(
         #expect(history.store.status.state == .ok)
         let names = try FileManager.default.contentsOfDirectory(atPath: history.folder)
         #expect(names.contains { $0.hasPrefix("history.sqlite.damaged-") })
+    }
+
+    /// A disk's fault need not be one that SQLite sees.
+    @Test(arguments: [
+        "UPDATE request SET policy = x'00'", "UPDATE request SET duration = 9e18", "UPDATE request SET status = 'x'",
+        "UPDATE request SET id = -5", "UPDATE request SET why = x'ff'", "UPDATE total SET tokens = -1",
+        "UPDATE total SET rows = 9223372036854775807", "ALTER TABLE total RENAME COLUMN inferences TO inference",
+        "ALTER TABLE request RENAME COLUMN route TO rout",
+    ]) func aValueThatCannotBeIsDamage(_ sql: String) async throws {
+        let history = try TestHistory()
+        history.store.record(finished("lost"))
+        history.store.close()
+        let database = try DatabaseQueue(path: history.path)
+        try await database.write { db in try db.execute(sql: sql) }
+        try database.close()
+        try history.reopen()
+        history.store.record(finished("kept"))
+        #expect(try await history.requests().map(\.text) == ["kept"])
+        #expect(history.store.status.state == .ok)
+        let names = try FileManager.default.contentsOfDirectory(atPath: history.folder)
+        #expect(names.contains { $0.hasPrefix("history.sqlite.damaged-") })
+    }
+
+    /// Found while the gateway runs, where nobody looks at the start: the file is replaced, and the process goes on.
+    @Test func damageInAnOldRowIsFoundByWhoReadsIt() async throws {
+        let history = try TestHistory()
+        for _ in 0..<HistoryStore.recentCount + 1 { history.store.record(finished("x")) }
+        history.store.close()
+        let database = try DatabaseQueue(path: history.path)
+        try await database.write { db in
+            try db.execute(sql: "UPDATE request SET policy = x'00' WHERE id = (SELECT min(id) FROM request)")
+        }
+        try database.close()
+        try history.reopen()
+        #expect(history.store.totals().rows == HistoryStore.recentCount + 1)
+        await #expect(throws: DatabaseError.self) { try await history.requests { $0.limit = 500 } }
+        history.store.record(finished("kept"))
+        while true {
+            if let found = try? await history.requests(), found.map(\.text) == ["kept"] { break }
+        }
+    }
+
+    @Test func namesOfAnEarlierConfigurationAreFound() async throws {
+        let history = try TestHistory()
+        history.store.record(finished("1"))
+        history.store.record(finished("2", upstream: "b"))
+        try history.reopen { $0.upstreams[0].name = "b" }
+        history.store.record(finished("3", upstream: "b"))
+        #expect(try await history.requests { $0.upstream = "a" }.map(\.text) == ["1"])
+        #expect(try await history.requests { $0.upstream = "b" }.map(\.text) == ["3", "2"])
+        try history.reopen { $0.webllm.defaultModel = "m" }
+        history.store.record(finished("4"))
+        #expect(try await history.requests { $0.model = "m" }.count == 4)
+        try history.reopen { $0.webllm.defaultModel = "n" }
+        #expect(try await history.requests { $0.model = "m" }.count == 4)
+    }
+
+    @Test func aClearReachesAFileThatIsNotUsedAnyMore() async throws {
+        let history = try TestHistory()
+        history.store.record(finished("secret"))
+        try history.reopen { $0.history.maxRows = 0 }
+        history.store.clear()
+        history.store.close()
+        let data = try Data(contentsOf: URL(fileURLWithPath: history.path))
+        #expect(data.range(of: Data("secret".utf8)) == nil)
+        try history.reopen { $0.history.maxRows = 10 }
+        #expect(try await history.requests().isEmpty)
+    }
+
+    @Test func timesGoBackWithAClockThatIsSetBack() throws {
+        let history = try TestHistory()
+        var ids: [Int64] = []
+        for seconds in [3600, 0, 1] as [Int64] {
+            var request = finished("x")
+            request.id = 1_000_000_000_000_000 + seconds * 1_000_000
+            ids.append(request.id)
+            history.store.record(request)
+        }
+        var close = finished("x")
+        close.id = ids[2] - 5
+        history.store.record(close)
+        let recent = history.store.recent(afterFirst: 0, limit: 10)
+        #expect(recent.entries.map(\.id) == ids + [ids[2] + 1], "a moment back is the jitter of two threads")
+        #expect(recent.finished == 4)
+        #expect(history.store.recent(afterFirst: 3, limit: 10).entries.map(\.id) == [ids[2] + 1])
+        #expect(history.store.recent(afterFirst: 4, limit: 10).entries.isEmpty)
     }
 
     @Test func aNewerSchemaIsRefusedAndLeftAsItIs() throws {

@@ -80,6 +80,23 @@ struct LogTests {
         #expect(log.nextLine().contains(#""msg":"request","request_id":"r""#))
     }
 
+    /// Who reads the log is slow for a while: a line is cut, and the next one stands by itself.
+    @Test func aLineThatWasCutDoesNotTakeTheNextWithIt() throws {
+        let log = try LogPipe()
+        _ = fcntl(log.input, F_SETFL, O_NONBLOCK)
+        let sink = LogSink(descriptor: log.input, journalStream: nil)
+        defer { sink.flush() }
+        let text = String(repeating: "x", count: 100_000)  // more than a pipe takes
+        sink.write(.info, "long", .logfmt) { $0.field("a", text) }
+        while sink.droppedLines == 0 { usleep(1000) }
+        #expect(sink.lastDrop != nil)
+        for _ in 0..<30 { _ = log.nextLine() }  // makes room
+        sink.write(.info, "short", .logfmt) { $0.field("a", 1) }
+        var line = log.nextLine()
+        while !line.contains("msg=short") { line = log.nextLine() }
+        #expect(line.hasPrefix("time="), "\(line)")
+    }
+
     @Test func whatIsNotTheJournalGetsNoPriority() throws {
         let log = try LogPipe()
         let sink = LogSink(descriptor: log.input, journalStream: log.device + "0")
@@ -113,7 +130,7 @@ private final class LogPipe {
         return "\(status.st_dev):\(status.st_ino)"
     }
 
-    /// Waits for it.
+    /// Waits for it; of a long one at most 999 bytes.
     func nextLine() -> String {
         var line = [CChar](repeating: 0, count: 1000)
         guard fgets(&line, Int32(line.count), output) != nil else { return "" }

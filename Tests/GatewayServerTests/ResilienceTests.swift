@@ -51,7 +51,7 @@ struct ResilienceTests {
         let second = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""second""#) })
         try await RunningGateway.run([("first", .ollama, first.port), ("second", .ollama, second.port)]) {
-            $0.upstreams[0].breaker.open = .milliseconds(200)
+            $0.upstreams[0].breaker.open = .seconds(2)
         } _: { (gateway: RunningGateway) async throws in
             for _ in 0..<8 {
                 let reply = try await gateway.infer("x")

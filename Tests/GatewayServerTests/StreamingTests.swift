@@ -290,6 +290,42 @@ struct StreamingTests {
         await upstream.close()
     }
 
+    @Test(arguments: [("", false), ("be kind", true)])
+    func anEmptySystemPromptIsNoMessage(_ prompt: String, _ isSent: Bool) async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""x""#) })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.webllm.systemPrompt = prompt
+        } _: { gateway in
+            _ = try await gateway.infer("hello")
+            let sent = try #require(upstream.state.requests.last { $0.line.hasPrefix("POST") }).body
+            #expect(sent.contains(#""role":"system""#) == isSent)
+            #expect(sent.contains(#"{"role":"user","content":"hello"}"#))
+        }
+        await upstream.close()
+    }
+
+    @Test(arguments: [([0], "ok"), ([0, 1], "ok"), ([1, 1], "fallback")])
+    func aBatchIsASuccessWhereOneItemIs(_ failing: [Int], _ outcome: String) async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, request in
+                if request.body.contains("item-1") {
+                    try await connection.reply("500 No", body: "{}")
+                } else {
+                    try await Scripts.answer(connection, #""x""#)
+                }
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
+            let prompts = failing.map { "\"item-\($0)\"" }.joined(separator: ",")
+            let reply = try await gateway.client.postJSON("/webllm/api/infer/batch", #"{"prompts":[\#(prompts)]}"#)
+            #expect(reply.status == 200)
+            #expect((reply.headers["x-gateway-upstream"] == "u") == (outcome == "ok"))
+            let metrics = try await gateway.admin.request("GET", "/metrics").body
+            #expect(metrics.contains(#"requests_total{route="batch",outcome="\#(outcome)",upstream="u"} 1"#))
+        }
+        await upstream.close()
+    }
+
     @Test func historyAndMetricsTellWhatHappened() async throws {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""one two three""#) })

@@ -138,6 +138,19 @@ struct TranscriptTests {
             "X35", .openai,
             "data: {\"choices\":[{\"delta\":{\"content\":\"\\ndata: [DONE]\\n\\n\"}}]}\n\ndata: [DONE]\n\n",
             [.content("\ndata: [DONE]\n\n"), .finished(TokenUsage())]),
+        Damaged(
+            "vLLM's thinking", .openai, #"data: {"choices":[{"delta":{"reasoning":"hm"}}]}"# + "\n\n",
+            [.thinking, .failed(.truncated)]),
+        Damaged(
+            "SGLang's role", .openai,
+            #"data: {"choices":[{"delta":{"role":"assistant","content":"","tool_calls":null}}]}"#
+                + "\n\ndata: [DONE]\n\n", [.progress, .failed(.empty)]),
+        Damaged(
+            "no tool call", .ollama, #"{"message":{"content":"","tool_calls":null},"done":true}"# + "\n",
+            [.progress, .failed(.empty)]),
+        Damaged(
+            "a tool call", .ollama, #"{"message":{"content":"","tool_calls":[{}]},"done":true}"# + "\n",
+            [.thinking, .finished(TokenUsage())]),
         Damaged("openai error", .openai, "data: {\"error\":{\"message\":\"x\"}}\n\n", [.failed(.errorObject)]),
         Damaged("openai empty", .openai, "data: [DONE]\n\n", [.failed(.empty)]),
         Damaged("query", .query, #"{"response":" hi "}"#, [.content(" hi "), .finished(TokenUsage())]),
