@@ -4,7 +4,7 @@ import json
 import re
 
 import gateway as gateways
-from browser import case
+from browser import Tab, case
 from playwright.sync_api import expect
 
 PHONE = {"viewport": {"width": 375, "height": 720}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
@@ -92,6 +92,32 @@ def two_tabs_show_the_same_conversation(bench):
 
 
 @case
+def two_tabs_that_answer_at_once_keep_both_and_a_clear_holds(bench):
+    tab = bench.tab().open()
+    tab.send("First question")
+    first = bench.upstream.next_chat()
+    first.token("first")
+    other = Tab(bench, tab.page.context.new_page()).open()
+    other.ask("Second question", "second")
+    expect(tab.answer).to_have_class(re.compile("running"))
+    first.answer(" answer")
+    for one in (tab, other):
+        expect(one(".message .text")).to_have_text(["First question", "first answer", "Second question", "second"])
+    tab.send("Third question")
+    third = bench.upstream.next_chat()
+    third.token("third")
+    expect(other(".message")).to_have_count(5)
+    other("#clear").click()
+    other("#confirm-yes").click()
+    third.answer(" answer")
+    tab.is_idle()
+    expect(tab(".message")).to_have_count(0)
+    assert tab.page.evaluate("localStorage.getItem('webllm.conversation')") == "[]"
+    tab.is_clean()
+    other.is_clean()
+
+
+@case
 def an_answer_can_be_copied(bench):
     tab = bench.tab(permissions=["clipboard-read", "clipboard-write"]).open()
     tab.ask("Hello", "Hi\n", "there")
@@ -169,6 +195,29 @@ def the_prompt_may_be_as_long_as_the_gateway_takes(bench):
     tab.page.press("#prompt", "Enter")
     bench.upstream.next_chat().answer("Fine")
     expect(tab.answer.locator(".text")).to_have_text("Fine")
+    tab.is_clean()
+
+
+@case
+def the_enter_that_ends_a_composition_sends_nothing(bench):
+    """As Safari tells it: the composition has ended, and only the code says that an input method took the key."""
+    tab = bench.tab().open()
+    tab.page.fill("#prompt", "にほんご")
+    tab("#prompt").evaluate(
+        "(box) => box.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', keyCode: 229, bubbles: true }))")
+    expect(tab(".message")).to_have_count(0)
+    tab.page.press("#prompt", "Enter")
+    bench.upstream.next_chat().answer("はい")
+    expect(tab.answer.locator(".text")).to_have_text("はい")
+    tab.is_clean()
+
+
+@case
+def the_settings_stay_within_the_window(bench):
+    tab = bench.tab(viewport={"width": 375, "height": 667}).open()
+    tab.page.fill("#prompt", "line\n" * 14)
+    tab("#tune").click()
+    assert tab("#settings").bounding_box()["y"] >= 0, tab("#settings").bounding_box()
     tab.is_clean()
 
 

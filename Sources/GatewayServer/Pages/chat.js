@@ -11,6 +11,7 @@ const fallbackNotice = "No model could answer. This is the gateway’s stand-in 
 /**
  * @typedef {object} Message
  * @property {"user" | "model"} role
+ * @property {string} id unique in all tabs; that of an answer is made of its question's
  * @property {string} text
  * @property {"running" | "done" | "stopped" | "failed"} [state] of an answer
  * @property {string} [error] why it failed
@@ -27,6 +28,10 @@ const fallbackNotice = "No model could answer. This is the gateway’s stand-in 
 let conversation = [];
 /** Aborts the answer under way; null when there is none. */
 let running = null;
+/** Keeps what has come of it. */
+let keepRunning = () => {};
+/** Whether another tab changed the conversation meanwhile. */
+let changedElsewhere = false;
 /** The browser ends a running answer when its page is left, which looks like a broken connection. */
 let isLeaving = false;
 
@@ -48,11 +53,25 @@ function store(key, value) {
   }
 }
 
-const saveConversation = () => store(storageKeys.conversation, conversation.slice(-keptMessages));
+function keptConversation() {
+  const kept = stored(storageKeys.conversation);
+  return (Array.isArray(kept) ? kept : []).filter((message) => typeof message?.text === "string");
+}
+
+/** Puts one question or answer of this tab among what all tabs keep. An answer whose question was cleared stays out. */
+function keep(message, question) {
+  const kept = keptConversation();
+  const place = (id) => (id === undefined ? -1 : kept.findIndex((other) => other.id === id));
+  const [own, asked] = [place(message.id), place(question?.id)];
+  if (own >= 0) kept[own] = message;
+  else if (question === undefined) kept.push(message);
+  else if (asked >= 0) kept.splice(asked + 1, 0, message);
+  store(storageKeys.conversation, kept.slice(-keptMessages));
+}
 
 function loadConversation() {
-  const kept = stored(storageKeys.conversation);
-  conversation = (Array.isArray(kept) ? kept : []).filter((message) => typeof message?.text === "string");
+  changedElsewhere = false;
+  conversation = keptConversation();
   for (const message of conversation) {
     if (message.state !== "running") continue;
     Object.assign(message, { state: "failed", error: leftNotice, waiting: undefined });
@@ -178,7 +197,7 @@ function actionsOf(message) {
     }));
   }
   const question = conversation[conversation.indexOf(message) - 1];
-  if (message.state !== "done" && question?.role === "user") {
+  if ((message.state !== "done" || message.warning) && question?.role === "user") {
     actions.push(actionButton("again", "Ask again", () => { if (!running) ask(question.text); }));
   }
   return actions;
@@ -332,15 +351,17 @@ function rateOf(clock, tokens) {
 
 async function ask(prompt) {
   const model = $("model").value || undefined;
+  const id = `${Date.now()} ${Math.random()}`; // of this exchange, in every tab
   /** @type {Message} */
-  const message = { role: "model", text: "", state: "running", model, waiting: 0 };
-  const question = { role: "user", text: prompt };
+  const message = { role: "model", id: `${id} answer`, text: "", state: "running", model, waiting: 0 };
+  const question = { role: "user", id, text: prompt };
   conversation.push(question, message);
   show(question);
   const update = show(message);
   showEmptiness();
   scrollToEnd();
-  saveConversation();
+  keep(question);
+  keepRunning = () => keep(message, question);
   announcer.start();
 
   const abort = new AbortController();
@@ -381,7 +402,8 @@ async function ask(prompt) {
   announcer.finish(message);
   draw();
   setRunning(null);
-  if (conversation.includes(message)) saveConversation(); // it may have been cleared meanwhile
+  keep(message, question);
+  if (changedElsewhere) loadConversation();
 }
 
 function setRunning(abort) {
@@ -398,13 +420,16 @@ function setRunning(abort) {
 
 function updateComposer() {
   const box = $("prompt");
+  const follow = isAtEnd();
   const length = [...box.value].length; // code points, as the gateway counts
   $("count").textContent = `${length} / ${promptLimit}`;
   $("count").classList.toggle("over", length > promptLimit);
+  box.ariaInvalid = String(length > promptLimit);
   $("count").classList.toggle("none", length === 0);
   $("send").disabled = length > promptLimit || box.value.trim() === "";
   box.style.height = "auto";
   box.style.height = `${box.scrollHeight}px`;
+  if (follow) scrollToEnd();
 }
 
 function submit() {
@@ -420,7 +445,7 @@ function submit() {
 function clearConversation() {
   running?.abort();
   conversation = [];
-  saveConversation();
+  store(storageKeys.conversation, conversation);
   $("conversation").replaceChildren();
   $("latest").hidden = true;
   showEmptiness();
@@ -539,11 +564,16 @@ loadModels().then(() => healthWatch.run());
 document.addEventListener("visibilitychange", () => healthWatch.run());
 addEventListener("pagehide", () => {
   isLeaving = true;
-  if (running) saveConversation();
+  if (running) keepRunning();
 });
-addEventListener("pageshow", () => { isLeaving = false; });
+addEventListener("pageshow", () => {
+  isLeaving = false;
+  updateComposer(); // the browser may have put a draft back
+});
 addEventListener("storage", ({ key }) => {
-  if (key === storageKeys.conversation && !running) loadConversation(); // changed in another tab
+  if (key !== storageKeys.conversation) return; // changed in another tab
+  changedElsewhere = running !== null;
+  if (!running) loadConversation();
 });
 addEventListener("resize", updateComposer);
 
@@ -553,7 +583,7 @@ $("composer").addEventListener("submit", (event) => {
 });
 $("prompt").addEventListener("input", updateComposer);
 $("prompt").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
     event.preventDefault();
     submit();
   }

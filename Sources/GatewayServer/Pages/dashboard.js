@@ -154,9 +154,10 @@ async function listen() {
   let watch;
   const alive = () => {
     clearTimeout(watch);
-    watch = setTimeout(() => abort.abort(), silence);
+    watch = setTimeout(() => (tokenWanted ? alive() : abort.abort(new Fault())), silence);
   };
   try {
+    alive();
     const response = await ask("/admin/events", { headers: { Accept: "text/event-stream" }, signal: abort.signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
@@ -218,6 +219,8 @@ function receive(name, event) {
   if (name === "start") start(event);
   else tick(event, parseTime(event.status.timestamp) - parseTime(before.timestamp));
   if (link.state !== "live") setLink("live");
+  const count = feed.alerts.length; // told by the tab's title even while nobody looks, when nothing is drawn
+  document.title = `${count > 0 ? `(${count}) ` : ""}WebLLM gateway`;
   drawSoon();
 }
 
@@ -289,8 +292,6 @@ function drawHead() {
   setText($("uptime"), duration(status.uptime_s * 1000));
   setText($("started"), `since ${moment(parseTime(status.timestamp) - status.uptime_s * 1000)}`);
   setText($("policy"), `Policy: ${plain(status.policy)}`);
-  const count = feed.alerts.length;
-  document.title = `${count > 0 ? `(${count}) ` : ""}WebLLM gateway`;
 }
 
 // --- Alerts ------------------------------------------------------------------------------------------------------
@@ -591,7 +592,14 @@ function makeRow(request) {
     element("td", "number tokens", whole(request.tokens_out)),
     element("td", "number speed", orDash(request.tokens_per_second, number)),
     element("td", "number length", duration(request.duration_ms)));
-  return { node, update() {} };
+  return {
+    node,
+    update() { // its day, once that is over
+      if (open.textContent === moment(time)) return;
+      open.textContent = moment(time);
+      open.ariaLabel = `${moment(time)}, ${outcome}, details`;
+    },
+  };
 }
 
 function filters() {
@@ -616,9 +624,12 @@ async function loadRequests(limit, before) {
     recent.asked = { rows, title: chosen.length > 0 ? "Filtered" : "Older requests" };
     recent.next = page.next_before;
     drawRows(rows);
+    say(`${recent.asked.title}: ${counted(rows.length, "request")}`);
     if (feed.status) drawRecent();
   } catch (error) {
-    if (error.name !== "AbortError") toast(error.message, true);
+    if (error.name === "AbortError") return;
+    toast(error.message, true);
+    if (!before) showLive(); // the filters must not name what is not shown
   }
   if (recent.abort === abort) $("recent-card").removeAttribute("aria-busy");
 }
