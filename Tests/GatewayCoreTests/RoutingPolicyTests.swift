@@ -56,18 +56,24 @@ struct RoutingPolicyTests {
 
     @Test func fastestAsksASlowOneAgainSomeDay() {
         var table = table(.fastest)
+        func answered(after milliseconds: Int) -> AttemptReport {
+            AttemptReport(.success, heldFor: .seconds(5), firstToken: .milliseconds(milliseconds))
+        }
         for (index, milliseconds) in [300, 2000, 4000].enumerated() {
             #expect(choose(&table) == index)
-            settle(&table, index, AttemptReport(.success, firstToken: .milliseconds(milliseconds)))
+            settle(&table, index, answered(after: milliseconds))
         }
         // The quickest is measured all the time; 2000 ms count for less than its 297 after 165 s.
         var asked: [Int: Double] = [:]
         for second in stride(from: 1.0, to: 200, by: 1) {
             let index = choose(&table, now: second)!
             if asked[index] == nil { asked[index] = second }
-            settle(&table, index, AttemptReport(.success, firstToken: .milliseconds(300)), now: second)
+            // Without an answer nothing is learnt, and it does not become more attractive.
+            let report = index == 1 ? AttemptReport(.neutral, heldFor: .seconds(1)) : answered(after: 300)
+            settle(&table, index, report, now: second)
         }
         #expect(asked == [0: 1, 1: 166])
+        #expect(choose(&table, now: 200) == 0)
     }
 
     @Test func weightedGivesEachItsShare() {

@@ -477,6 +477,36 @@ struct ResilienceTests {
         await whole.close()
     }
 
+    /// It came before the reload, and takes its slot after it: it goes where its own configuration says.
+    @Test func aRequestOfAnEarlierConfigurationSaysNothingOfTheNewServer() async throws {
+        let gate = Gate()
+        let old = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                await gate.wait()
+                try await connection.reply("500 No", body: "{}")
+            })
+        let new = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""new""#) })
+        try await RunningGateway.run([("u", .ollama, old.port)]) {
+            $0.upstreams[0].maxInFlight = 1
+        } _: { (gateway: RunningGateway) async throws in
+            async let first = gateway.infer("x")
+            await old.until { $0.requests.contains { $0.line.hasPrefix("POST") } }
+            async let second = gateway.infer("y")
+            await until { gateway.status("u").queued == 1 }
+            try gateway.reload { $0.upstreams[0].url.port = new.port }
+            gate.open()
+            _ = try await (first, second)
+            #expect(old.state.requests.count { $0.line.hasPrefix("POST") } == 2)
+            #expect(gateway.status("u").failuresInRow == 0)
+            #expect(gateway.status("u").lastFailure == nil)
+            #expect(gateway.status("u").inFlight == 0)
+            #expect(try await gateway.infer("z").has("new"))
+        }
+        await old.close()
+        await new.close()
+    }
+
     /// Hosted servers have lists that are larger than what a transfer may hold for a receiver that is slow.
     @Test func aLongListOfModelsIsReadToItsEnd() async throws {
         let names = (0..<20_000).map { #"{"id":"a-model-with-a-long-name-\#($0)"}"# }

@@ -284,7 +284,7 @@ struct StreamingTests {
             let reply = try await gateway.client.postJSON("/webllm/api/infer/batch", Self.batch(20))
             #expect(reply.status == 200)
             #expect(reply.body.ranges(of: #""error":"No model answered in time""#).count == 20)
-            #expect(upstream.state.requests.count { $0.line.hasPrefix("POST") } == 2)
+            #expect(upstream.state.requests.count { $0.line.hasPrefix("POST") } <= 2)
             #expect(gateway.server.gateway.upstreamStatuses()[0].inFlight == 0)
         }
         await upstream.close()

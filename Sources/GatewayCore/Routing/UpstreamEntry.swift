@@ -128,8 +128,9 @@ struct UpstreamEntry: Sendable {
         serviceSeconds = serviceSeconds * 0.9 + report.heldFor.milliseconds / 1000 * 0.1
         if let time = report.firstToken.map({ $0.milliseconds / 1000 }) {
             firstTokenSeconds = firstTokenSeconds.map { $0 * 0.8 + time * 0.2 } ?? time
-            firstTokenMeasured = now
         }
+        // It sinks while nobody asks, not while it is asked and does not answer.
+        if report.heldFor > .zero { firstTokenMeasured = now }
         if let rate = report.tokensPerSecond { tokensPerSecond = tokensPerSecond.map { $0 * 0.8 + rate * 0.2 } ?? rate }
         if let failure = report.failure { lastFailure = failure.label }
     }

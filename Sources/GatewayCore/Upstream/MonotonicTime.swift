@@ -13,9 +13,9 @@ package struct MonotonicTime: Sendable, Hashable, Comparable {
 }
 
 extension Duration {
-    /// Whole nanoseconds; durations in this project are far below the 292 years that fit.
+    /// Whole nanoseconds; at most 292 years, which only a sum over all requests ever comes near.
     package var nanoseconds: Int64 {
-        Int64(attoseconds / 1_000_000_000)
+        Int64(clamping: attoseconds / 1_000_000_000)
     }
 
     package var milliseconds: Double { Double(nanoseconds) / 1_000_000 }

@@ -292,7 +292,7 @@ actor Exchange {
                 result ?? BatchResult.refused(error: message, promptJSON: request.items[index].json)
             })
         var reply = Reply(ReplyHead(200, requestID: requestID), body: writer.buffer)
-        addGatewayFields(&reply.head, attempts, isFallback: !isAnswered)
+        addGatewayFields(&reply.head, attempts, isFallback: outcome == .fallback)
         connection.value.reply(reply)
     }
 

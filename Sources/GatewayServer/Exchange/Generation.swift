@@ -509,8 +509,21 @@ actor Generation {
             trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces)
         countedPieces = pieces
         trace.end(ended.outcome)
+        if !isStillConfigured(choice.upstream) {
+            report = AttemptReport(.neutral, breakerEra: choice.breakerEra)
+        }
         gateway.settle(choice.upstream, client: job.client, report)
         return decision
+    }
+
+    /// Whether the upstream is the server that this request knows under its name. A request keeps its configuration over a
+    /// reload; how another server fared says nothing of the present one.
+    private func isStillConfigured(_ id: UpstreamID) -> Bool {
+        guard let own = snapshot.endpoints[id], let present = gateway.snapshot.endpoints[id], own !== present else {
+            return true
+        }
+        return own.configuration.url == present.configuration.url
+            && own.configuration.kind == present.configuration.kind
     }
 
     // MARK: What operators see of it

@@ -283,14 +283,16 @@ final class HistoryDatabase: Sendable {
 
     private static func fetchTotals(_ db: Database) throws -> (totals: RequestTotals, rows: Int) {
         guard let row = try Row.fetchOne(db, sql: "SELECT * FROM total") else { return (RequestTotals(), 0) }
-        let columns = StoredColumns(row)
+        func total(_ column: String) throws -> Int {
+            try StoredColumns(row).number(column, upTo: StoredColumns.maxTotal)
+        }
         var totals = RequestTotals()
-        totals.inferences = try columns.number("inferences")
-        totals.tokens = try columns.number("tokens")
-        totals.time = .microseconds(try columns.number("time"))
-        totals.clientSide = try columns.number("client_side")
-        totals.serverSide = try columns.number("server_side")
-        return (totals, try columns.number("rows"))
+        totals.inferences = try total("inferences")
+        totals.tokens = try total("tokens")
+        totals.time = .microseconds(try total("time"))
+        totals.clientSide = try total("client_side")
+        totals.serverSide = try total("server_side")
+        return (totals, try total("rows"))
     }
 
     /// Newest first.
@@ -336,6 +338,9 @@ final class HistoryDatabase: Sendable {
         return words
     }
 
+    /// Microseconds since 1970, in the year 2255.
+    private static let maxID = 1 << 53
+
     private static func request(_ columns: StoredColumns, _ words: [Int: String]) throws -> StoredRequest {
         func word(_ column: String) throws -> String? {
             let value = try columns.value(column)
@@ -350,7 +355,8 @@ final class HistoryDatabase: Sendable {
         let outcome = try columns.number("outcome")
         let policy = try columns.number("policy")
         return StoredRequest(
-            id: Int64(try columns.number("id")), requestID: UUIDBytes.unpack(try columns.value("request_id")),
+            id: Int64(try columns.number("id", upTo: maxID)),
+            requestID: UUIDBytes.unpack(try columns.value("request_id")),
             route: try columns.number("route") == 1 ? "batch" : "infer",
             client: AddressText.unpack(try columns.value("client")), model: try word("model") ?? "",
             upstream: try word("upstream"), status: try columns.number("status"),

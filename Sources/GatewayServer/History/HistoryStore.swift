@@ -283,8 +283,8 @@ final class HistoryStore: Sendable {
         guard let entries = try readable({ try opened.requests(newest) }) else { return }
         state.withLock { state in
             guard state.clears == clears, !state.mustClear else { return }
-            let first = state.recent.first?.id ?? .max
-            state.recent = entries.reversed().filter { $0.id < first }.map { Shared($0) } + state.recent
+            let known = Set(state.recent.map(\.id))
+            state.recent = entries.reversed().filter { !known.contains($0.id) }.map { Shared($0) } + state.recent
         }
     }
 

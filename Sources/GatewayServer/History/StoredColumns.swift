@@ -4,9 +4,10 @@ import GRDB
 /// as what SQLite sees for itself.
 struct StoredColumns {
     private let row: Row
-    /// So large that no time or count of ours comes near, and so small that sums and products of them fit: as tenths of a
-    /// millisecond 2000 years, as microseconds 140.
-    private static let maxNumber = 1 << 52
+    /// Of one request: no count of ours comes near, and as tenths of a millisecond it is 55 years.
+    static let maxNumber = 1 << 44
+    /// Of all requests together. What is added to it later fits too.
+    static let maxTotal = 1 << 62
 
     init(_ row: Row) { self.row = row }
 
@@ -19,16 +20,16 @@ struct StoredColumns {
         return value.databaseValue
     }
 
-    func numberOrNil(_ column: String) throws -> Int? {
+    func numberOrNil(_ column: String, upTo limit: Int = maxNumber) throws -> Int? {
         switch try value(column).storage {
         case .null: nil
-        case .int64(let number) where (0...Int64(Self.maxNumber)).contains(number): Int(number)
+        case .int64(let number) where (0...Int64(limit)).contains(number): Int(number)
         default: throw damage(column)
         }
     }
 
-    func number(_ column: String) throws -> Int {
-        guard let number = try numberOrNil(column) else { throw damage(column) }
+    func number(_ column: String, upTo limit: Int = maxNumber) throws -> Int {
+        guard let number = try numberOrNil(column, upTo: limit) else { throw damage(column) }
         return number
     }
 
