@@ -76,7 +76,11 @@ final class ActiveTransfer {
         case .more: return true
         case .head(let head):
             update.head = head
-            if let easy { update.connectTime = easy.connectTime }
+            if let easy {
+                update.connectTime = easy.connectTime
+                // Some servers refuse without reading the body, and would take it for the next request.
+                if head.status >= 400, request.body != nil { easy.forbidReuse() }
+            }
             loop.markDirty(self)
             return true
         case .tooLarge:

@@ -16,6 +16,8 @@ final class CurlLoop {
     private var dirty: [ActiveTransfer] = []
     /// What each descriptor in the epoll is watched for; zero where curl does not watch it at present.
     private var watched: [curl_socket_t: UInt32] = [:]
+    /// Sockets of transfers that are paused: they are not watched either, but are not idle.
+    private var paused: Set<curl_socket_t> = []
     private var spareHandles: [EasyHandle] = []
     /// Taken from the mailbox; those before `nextCommand` are done.
     private var commands: [Mailbox.Command] = []
@@ -35,6 +37,8 @@ final class CurlLoop {
     /// A new connection takes as long as eight events: a thousand of them at once would hold up every stream.
     private static let startsPerTurn = 16
     private static let maxSpareHandles = 64
+    /// Of 4096 bytes each.
+    private static let readsOfUnasked = 64
 
     init(mailbox: Mailbox, configuration: CurlEngineConfiguration, epoll: Int32) {
         self.mailbox = mailbox
@@ -48,8 +52,8 @@ final class CurlLoop {
 
     private func configureMulti() {
         let context = Unmanaged.passUnretained(self).toOpaque()
-        ccurl_multi_set_socket_callback(multi) { _, fd, what, context, _ in
-            CurlLoop.from(context).watch(fd, what)
+        ccurl_multi_set_socket_callback(multi) { easy, fd, what, context, _ in
+            CurlLoop.from(context).watch(fd, what, easy)
             return 0
         }
         ccurl_multi_set_pointer(multi, CURLMOPT_SOCKETDATA, context)
@@ -89,9 +93,11 @@ final class CurlLoop {
             }
             let ready = epoll_wait(epoll, &events, Int32(events.count), commands.isEmpty ? timeout() : 0)
             now = Self.clock()
-            performCommands()
             statistics.loopTurns += 1
-            for event in events.prefix(Int(max(0, ready))) { handle(event) }
+            let count = Int(max(0, ready))
+            for index in 0..<count where endIdleConnection(events[index]) { events[index].events = 0 }
+            performCommands()
+            for event in events.prefix(count) where event.events != 0 { handle(event) }
             if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
             if now >= nextScan { fireTimers() }
             collectFinished()
@@ -118,13 +124,31 @@ final class CurlLoop {
         if event.events & (EPOLLIN.rawValue | EPOLLHUP.rawValue) != 0 { mask |= CURL_CSELECT_IN }
         if event.events & EPOLLOUT.rawValue != 0 { mask |= CURL_CSELECT_OUT }
         if event.events & EPOLLERR.rawValue != 0 { mask |= CURL_CSELECT_ERR }
-        if watched[fd] == 0 {
-            // An idle connection: what comes here is its end, which curl sees for itself when it wants to use it.
-            _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
-            watched[fd] = nil
-            return
-        }
+        if watched[fd] == 0 { return unwatch(fd) }  // paused, or idle since: the next turn sees it again
         act(fd, mask)
+    }
+
+    private func unwatch(_ fd: curl_socket_t) {
+        _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
+        watched[fd] = nil
+    }
+
+    /// What comes on an idle connection is its end, or bytes that nobody asked for, which the next request must not take for
+    /// its answer. curl looks with a peek when it wants to use the connection, and takes any byte, such as that of a TLS
+    /// connection's proper end, for a sign of life: so they are read away, and the connection is shut down.
+    /// - Returns: whether the event was of such a connection. Handled before any transfer starts.
+    private func endIdleConnection(_ event: epoll_event) -> Bool {
+        var event = event
+        let fd = ccurl_epoll_fd(&event)
+        guard fd != mailbox.eventFD, watched[fd] == 0, !paused.contains(fd) else { return false }
+        unwatch(fd)
+        withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 1) { bytes in
+            for _ in 0..<Self.readsOfUnasked {
+                if recv(fd, bytes.baseAddress, bytes.count, Int32(MSG_DONTWAIT)) <= 0 { break }
+            }
+        }
+        shutdown(fd, Int32(SHUT_RDWR))
+        return true
     }
 
     private func act(_ fd: curl_socket_t, _ mask: Int32) {
@@ -135,13 +159,14 @@ final class CurlLoop {
 
     /// Applies what curl wants watched. A connection that goes idle stays in the epoll: it is mostly used again at
     /// once, for input, and then needs no system call at all.
-    private func watch(_ fd: curl_socket_t, _ what: Int32) {
+    private func watch(_ fd: curl_socket_t, _ what: Int32, _ easy: UnsafeMutableRawPointer?) {
         let input = EPOLLIN.rawValue
         var events: UInt32 = 0
         if what != CURL_POLL_REMOVE {
             if what & CURL_POLL_IN != 0 { events |= input }
             if what & CURL_POLL_OUT != 0 { events |= EPOLLOUT.rawValue }
         }
+        if events == 0, isPaused(easy) { paused.insert(fd) } else { paused.remove(fd) }
         switch (watched[fd], events) {
         case (nil, 0): return
         case (nil, _): _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, fd, events)
@@ -152,11 +177,20 @@ final class CurlLoop {
         watched[fd] = events
     }
 
+    private func isPaused(_ easy: UnsafeMutableRawPointer?) -> Bool {
+        var context: UnsafeMutableRawPointer?
+        guard let easy, ccurl_get_pointer(easy, CURLINFO_PRIVATE, &context) == CURLE_OK, let context else {
+            return false
+        }
+        return Unmanaged<ActiveTransfer>.fromOpaque(context).takeUnretainedValue().isPaused
+    }
+
     /// What was watched under this number was another socket, whose closing took it out of the epoll: curl tells of no
     /// closing of a socket that was still connecting (CURLOPT_CLOSESOCKETFUNCTION is not called for it in 7.88).
     func openSocket(_ address: curl_sockaddr) -> curl_socket_t {
         let fd = socket(address.family, address.socktype | Int32(SOCK_CLOEXEC.rawValue), address.`protocol`)
         watched[fd] = nil
+        paused.remove(fd)
         return fd
     }
 
@@ -269,6 +303,7 @@ final class CurlLoop {
         multi = curl_multi_init()
         configureMulti()
         watched = [:]
+        paused = []
         curlDeadline = nil
     }
 
@@ -295,6 +330,7 @@ final class CurlLoop {
         if let easy = transfer.easy {
             // Removing a handle in mid-transfer closes its connection: the upstream learns that nobody listens.
             curl_multi_remove_handle(multi, easy.curl)
+            easy.forgetTransfer()
             if spareHandles.count < Self.maxSpareHandles { spareHandles.append(easy) }
             transfer.easy = nil
         }

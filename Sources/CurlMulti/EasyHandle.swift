@@ -29,8 +29,10 @@ final class EasyHandle {
         ccurl_set_long(curl, CURLOPT_TCP_NODELAY, 1)
         ccurl_set_long(curl, CURLOPT_TCP_KEEPALIVE, 1)
         ccurl_set_long(curl, CURLOPT_MAXAGE_CONN, Int(max(1, maxIdleAge.components.seconds)))
-        // A connect timer of its own would fire before ours and under another name.
-        ccurl_set_long(curl, CURLOPT_CONNECTTIMEOUT_MS, 3_600_000)
+        // With a folder of certificates, Debian's default, curl keeps no store of them: it would read all, 20 ms, for each
+        // connection.
+        ccurl_set_string(curl, CURLOPT_CAPATH, nil)
+        if let file = Self.certificateFile { ccurl_set_string(curl, CURLOPT_CAINFO, file) }
         // Never waits for the resolver's thread, should curl ever start one.
         ccurl_set_long(curl, CURLOPT_QUICK_EXIT, 1)
         // Every transfer has one of its own: a thousand streams of small pieces should not cost 16 MiB.
@@ -57,9 +59,15 @@ final class EasyHandle {
         message.deallocate()
     }
 
+    /// Certificates of those that sign servers' ones, as other TLS clients take them; nil is the system's.
+    private static let certificateFile = getenv("SSL_CERT_FILE").map { String(cString: $0) }.flatMap {
+        $0.isEmpty ? nil : $0
+    }
+
     /// Sets what differs between transfers: all of it, since the handle may have served another one.
     func configure(for transfer: ActiveTransfer, maxConnectionAge: Duration) {
         message[0] = 0
+        ccurl_set_long(curl, CURLOPT_FORBID_REUSE, 0)
         let request = transfer.request
         ccurl_set_string(curl, CURLOPT_URL, request.target.url)
         switch request.method {
@@ -70,6 +78,9 @@ final class EasyHandle {
             ccurl_set_size(curl, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(request.body?.count ?? 0))
             ccurl_set_pointer(curl, CURLOPT_POSTFIELDS, UnsafeRawPointer(request.body?.bytes.baseAddress ?? Self.empty))
         }
+        // Not before our own connect timer, which has a name. Of several addresses the first has half of it.
+        let patience = request.timers.connect ?? request.timers.total ?? .seconds(3600)
+        ccurl_set_long(curl, CURLOPT_CONNECTTIMEOUT_MS, Int(patience.nanoseconds / 1_000_000 * 11 / 10) + 100)
         ccurl_set_list(curl, CURLOPT_HTTPHEADER, request.headers.list)
         ccurl_set_list(curl, CURLOPT_RESOLVE, transfer.pin?.list)
         let age = transfer.pin == nil ? 0 : max(1, maxConnectionAge.components.seconds)  // 0 is without limit
@@ -80,6 +91,12 @@ final class EasyHandle {
         ccurl_set_pointer(curl, CURLOPT_HEADERDATA, context)
         ccurl_set_pointer(curl, CURLOPT_PREREQDATA, context)
     }
+
+    /// Lets the present transfer's connection end with it.
+    func forbidReuse() { ccurl_set_long(curl, CURLOPT_FORBID_REUSE, 1) }
+
+    /// The transfer may be gone before curl has another one.
+    func forgetTransfer() { ccurl_set_pointer(curl, CURLOPT_PRIVATE, nil) }
 
     // A POST without a body still needs an address, or curl reads its body from standard input. Nobody reads or writes there.
     nonisolated(unsafe) private static let empty = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
@@ -123,7 +140,9 @@ final class EasyHandle {
     private static func reason(_ code: CURLcode, _ transfer: ActiveTransfer) -> TransferFailure.Reason {
         switch code {
         case CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY: .resolve
-        case CURLE_COULDNT_CONNECT, CURLE_OPERATION_TIMEDOUT, CURLE_INTERFACE_FAILED: .connect
+        case CURLE_COULDNT_CONNECT, CURLE_INTERFACE_FAILED: .connect
+        // Where both have passed in one turn, curl is told of its own first.
+        case CURLE_OPERATION_TIMEDOUT: transfer.request.timers.connect == nil ? .totalTimer : .connectTimer
         case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER,
             CURLE_SSL_CACERT_BADFILE, CURLE_SSL_ISSUER_ERROR, CURLE_SSL_INVALIDCERTSTATUS:
             .tls

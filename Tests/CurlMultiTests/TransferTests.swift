@@ -48,6 +48,39 @@ struct TransferTests {
         await upstream.close()
     }
 
+    /// What an upstream sends on an idle connection must not become the answer to the next request.
+    @Test func bytesThatNobodyAskedForAnswerNobody() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while let request = try await connection.request() {
+                try await connection.reply(body: request.body)
+                try await Task.sleep(for: .milliseconds(1))  // curl itself refuses what comes in the same piece
+                try? await connection.reply(body: request.body)
+            }
+        }
+        let engine = try CurlEngine()
+        for round in 0..<20 {
+            let (_, recorder) = engine.post(upstream.port, "\(round)")
+            #expect(await recorder.end().failure == nil)
+            #expect(String(decoding: recorder.seen.body, as: UTF8.self) == "\(round)")
+            await upstream.until { $0.closed == round + 1 }
+        }
+        engine.shutdown()
+        await upstream.close()
+    }
+
+    /// It may not have read the body, and would take it for the begin of the next request.
+    @Test(arguments: [("200 OK", 1), ("503 Busy", 3)])
+    func aConnectionThatRefusedABodyIsNotUsedAgain(_ status: String, _ connections: Int) async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(status, body: "x") }
+        }
+        let engine = try CurlEngine()
+        for _ in 0..<3 { #expect(await engine.post(upstream.port, "body").1.end().failure == nil) }
+        #expect(upstream.state.opened == connections)
+        engine.shutdown()
+        await upstream.close()
+    }
+
     /// S23: a connection that is never idle is replaced all the same, so that a name's new address is seen.
     @Test func aBusyConnectionFollowsItsName() async throws {
         let upstream = try await FakeUpstream.start { connection in

@@ -216,6 +216,13 @@ struct ConfigurationTests {
         }
     }
 
+    @Test func anAddressForBothFamiliesStandsAlone() throws {
+        for listen in [["[::]:8000", "0.0.0.0:8000"], ["127.0.0.1:8000", "[::]:8000"]] {
+            #expect(throws: ConfigurationError.self) { try load(Self.upstream, environment: [:], listen: listen) }
+        }
+        _ = try load(Self.upstream, environment: [:], listen: ["[::]:8000", "0.0.0.0:9000", "[::1]:9000"])
+    }
+
     @Test func aListOfNoAddressesIsRefused() {
         #expect(throws: ConfigurationError.self) {
             try load(Self.upstream, environment: ["WEBLLM_GATEWAY_LISTEN": ","])

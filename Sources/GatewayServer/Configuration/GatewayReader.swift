@@ -280,6 +280,12 @@ enum GatewayReader {
                 fault(.duplicateName, key, "\"\(address)\" is there twice")
             }
         }
+        for case .tcp(host: "::", let port) in addresses where port != 0 {
+            for case .tcp(let host, port) in addresses where !host.contains(":") {
+                fault(
+                    .duplicateName, "server.listen", "\"[::]:\(port)\" serves IPv4 too: leave out \"\(host):\(port)\"")
+            }
+        }
         if configuration.upstreams.isEmpty, !log.faults.contains(where: { $0.key.hasPrefix("upstream") }) {
             fault(.missingKey, "upstream", "missing; accepted: at least one [[upstream]] table")
         }

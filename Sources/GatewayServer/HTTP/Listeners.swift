@@ -43,6 +43,7 @@ package struct Listeners: Sendable {
             for address in configuration.admin.listen {
                 admin.append(try await bind(address, Routes.admin, handover, gateway, loops, group))
             }
+            for listener in client + admin { try listener.file?.publish() }
         } catch {
             for listener in client + admin { await listener.close() }
             throw error

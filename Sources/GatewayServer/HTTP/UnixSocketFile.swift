@@ -6,10 +6,12 @@ import NIOCore
 /// so that the path leads to one that listens at any time; and it is removed only while no newer one has its place.
 struct UnixSocketFile: Sendable {
     let address: SocketAddress
+    private let path: String
+    private let temporary: String
     private let device: dev_t
     private let inode: ino_t
 
-    /// Makes a socket that listens at a path.
+    /// Makes a socket that listens, for a path where it is not yet: see ``publish()``.
     /// - Parameter takesOver: whether a process that listens there is to be replaced.
     /// - Throws: `IOError`, with `EADDRINUSE` where a process listens there.
     static func listen(
@@ -23,9 +25,10 @@ struct UnixSocketFile: Sendable {
             try bind(descriptor, temporary)
             try check(Glibc.listen(descriptor, 1024), "listen")
             let status = try Self.status(temporary)
-            try check(rename(temporary, path), "rename")
-            let address = try SocketAddress(unixDomainSocketPath: path)
-            return (descriptor, UnixSocketFile(address: address, device: status.st_dev, inode: status.st_ino))
+            let file = UnixSocketFile(
+                address: try SocketAddress(unixDomainSocketPath: path), path: path, temporary: temporary,
+                device: status.st_dev, inode: status.st_ino)
+            return (descriptor, file)
         } catch {
             close(descriptor)
             unlink(temporary)
@@ -33,11 +36,20 @@ struct UnixSocketFile: Sendable {
         }
     }
 
+    /// Moves it to its path, in the place of an older one: when nothing can fail any more.
+    func publish() throws {
+        do {
+            try Self.check(rename(temporary, path), "rename")
+        } catch let error as IOError {
+            throw GatewayError("cannot listen on unix:\(path): \(String(cString: strerror(error.errnoCode)))")
+        }
+    }
+
     func remove() {
-        guard let path = address.pathname, let status = try? Self.status(path), status.st_dev == device,
-            status.st_ino == inode
-        else { return }
-        unlink(path)
+        for path in [temporary, path] {
+            guard let status = try? Self.status(path), status.st_dev == device, status.st_ino == inode else { continue }
+            unlink(path)
+        }
     }
 
     /// A file that an earlier process left is no hindrance; one that somebody listens at, or that is no socket, is.
