@@ -124,7 +124,11 @@ final class CurlLoop {
         if event.events & (EPOLLIN.rawValue | EPOLLHUP.rawValue) != 0 { mask |= CURL_CSELECT_IN }
         if event.events & EPOLLOUT.rawValue != 0 { mask |= CURL_CSELECT_OUT }
         if event.events & EPOLLERR.rawValue != 0 { mask |= CURL_CSELECT_ERR }
-        if watched[fd] == 0 { return unwatch(fd) }  // paused, or idle since: the next turn sees it again
+        if watched[fd] == 0 {
+            // One that has become idle in this turn is looked at in the next, before anything starts.
+            if paused.contains(fd) { unwatch(fd) }
+            return
+        }
         act(fd, mask)
     }
 
@@ -166,7 +170,7 @@ final class CurlLoop {
             if what & CURL_POLL_IN != 0 { events |= input }
             if what & CURL_POLL_OUT != 0 { events |= EPOLLOUT.rawValue }
         }
-        if events == 0, isPaused(easy) { paused.insert(fd) } else { paused.remove(fd) }
+        if events == 0, transfer(of: easy)?.isPaused == true { paused.insert(fd) } else { paused.remove(fd) }
         switch (watched[fd], events) {
         case (nil, 0): return
         case (nil, _): _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, fd, events)
@@ -177,12 +181,11 @@ final class CurlLoop {
         watched[fd] = events
     }
 
-    private func isPaused(_ easy: UnsafeMutableRawPointer?) -> Bool {
+    /// Nil for a handle of curl's own.
+    private func transfer(of easy: UnsafeMutableRawPointer?) -> ActiveTransfer? {
         var context: UnsafeMutableRawPointer?
-        guard let easy, ccurl_get_pointer(easy, CURLINFO_PRIVATE, &context) == CURLE_OK, let context else {
-            return false
-        }
-        return Unmanaged<ActiveTransfer>.fromOpaque(context).takeUnretainedValue().isPaused
+        guard let easy, ccurl_get_pointer(easy, CURLINFO_PRIVATE, &context) == CURLE_OK, let context else { return nil }
+        return Unmanaged<ActiveTransfer>.fromOpaque(context).takeUnretainedValue()
     }
 
     /// What was watched under this number was another socket, whose closing took it out of the epoll: curl tells of no

@@ -29,8 +29,8 @@ final class EasyHandle {
         ccurl_set_long(curl, CURLOPT_TCP_NODELAY, 1)
         ccurl_set_long(curl, CURLOPT_TCP_KEEPALIVE, 1)
         ccurl_set_long(curl, CURLOPT_MAXAGE_CONN, Int(max(1, maxIdleAge.components.seconds)))
-        // With a folder of certificates, Debian's default, curl keeps no store of them: it would read all, 20 ms, for each
-        // connection.
+        // With a folder of certificates, Debian's default, curl keeps no store of them: it would read all of them, tens of
+        // milliseconds on the loop, for each connection.
         ccurl_set_string(curl, CURLOPT_CAPATH, nil)
         if let file = Self.certificateFile { ccurl_set_string(curl, CURLOPT_CAINFO, file) }
         // Never waits for the resolver's thread, should curl ever start one.
@@ -78,7 +78,8 @@ final class EasyHandle {
             ccurl_set_size(curl, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(request.body?.count ?? 0))
             ccurl_set_pointer(curl, CURLOPT_POSTFIELDS, UnsafeRawPointer(request.body?.bytes.baseAddress ?? Self.empty))
         }
-        // Not before our own connect timer, which has a name. Of several addresses the first has half of it.
+        // Not before our own connect timer, which has a name; and not far from it, as the first of several addresses has half
+        // of it for itself.
         let patience = request.timers.connect ?? request.timers.total ?? .seconds(3600)
         ccurl_set_long(curl, CURLOPT_CONNECTTIMEOUT_MS, Int(patience.nanoseconds / 1_000_000 * 11 / 10) + 100)
         ccurl_set_list(curl, CURLOPT_HTTPHEADER, request.headers.list)

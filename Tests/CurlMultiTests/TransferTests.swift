@@ -50,18 +50,20 @@ struct TransferTests {
 
     /// What an upstream sends on an idle connection must not become the answer to the next request.
     @Test func bytesThatNobodyAskedForAnswerNobody() async throws {
+        let isIdle = (0..<20).map { _ in Gate() }
         let upstream = try await FakeUpstream.start { connection in
             while let request = try await connection.request() {
                 try await connection.reply(body: request.body)
-                try await Task.sleep(for: .milliseconds(1))  // curl itself refuses what comes in the same piece
+                await isIdle[Int(request.body)!].wait()
                 try? await connection.reply(body: request.body)
             }
         }
         let engine = try CurlEngine()
-        for round in 0..<20 {
+        for round in isIdle.indices {
             let (_, recorder) = engine.post(upstream.port, "\(round)")
             #expect(await recorder.end().failure == nil)
             #expect(String(decoding: recorder.seen.body, as: UTF8.self) == "\(round)")
+            isIdle[round].open()
             await upstream.until { $0.closed == round + 1 }
         }
         engine.shutdown()

@@ -57,43 +57,40 @@ struct CrossingTests {
         await upstream.close()
     }
 
-    @Test func anAnswerThatComesAsTheFirstTokenTimerFiresIsTheAnswer() async throws {
-        let (first, second) = (try await Bench.silentUpstream(), try await Self.willing())
-        try await RunningGateway.run([("first", .ollama, first.port), ("second", .ollama, second.port)]) {
+    /// A generation that the upstream `first` lets wait, with `second` behind it.
+    /// - Parameter body: what happens in one turn.
+    private static func run(_ body: @escaping @Sendable (isolated Generation) -> Void) async throws -> GenerationResult
+    {
+        let (first, second) = (try await Bench.silentUpstream(), try await willing())
+        let result = try await RunningGateway.run([("first", .ollama, first.port), ("second", .ollama, second.port)]) {
             (running: RunningGateway) async throws in
             let bench = try await Bench(running)
             let run = bench.run()
             await Bench.isAsked(first)
-            try await bench.inOneTurn { generation in
-                generation.tick(.now + Self.beyondFirstToken)
-                generation.receive(attempt: 1, Bench.update(200, Self.word + Scripts.done, ends: true))
-            }
-            let result = await run.value
-            #expect(result.text == "word")
-            #expect(result.trace.attempts.map { "\($0.upstream):\($0.label)" } == ["first:ok"])
+            try await bench.inOneTurn(body)
+            return await run.value
         }
         await first.close()
         await second.close()
+        return result
+    }
+
+    @Test func anAnswerThatComesAsTheFirstTokenTimerFiresIsTheAnswer() async throws {
+        let result = try await Self.run { generation in
+            generation.tick(.now + Self.beyondFirstToken)
+            generation.receive(attempt: 1, Bench.update(200, Self.word + Scripts.done, ends: true))
+        }
+        #expect(result.text == "word")
+        #expect(result.trace.attemptsText == "first:ok")
     }
 
     @Test func aTimerOfAFailedAttemptDoesNotEndTheNext() async throws {
-        let (first, second) = (try await Bench.silentUpstream(), try await Self.willing())
-        try await RunningGateway.run([("first", .ollama, first.port), ("second", .ollama, second.port)]) {
-            (running: RunningGateway) async throws in
-            let bench = try await Bench(running)
-            let run = bench.run()
-            await Bench.isAsked(first)
-            try await bench.inOneTurn { generation in
-                generation.receive(attempt: 1, Bench.update(500, "{}", ends: true))
-                generation.tick(.now + Self.beyondFirstToken)
-            }
-            let result = await run.value
-            #expect(result.text == "other")
-            #expect(
-                result.trace.attempts.map { "\($0.upstream):\($0.label)" } == ["first:status_500", "second:ok"])
+        let result = try await Self.run { generation in
+            generation.receive(attempt: 1, Bench.update(500, "{}", ends: true))
+            generation.tick(.now + Self.beyondFirstToken)
         }
-        await first.close()
-        await second.close()
+        #expect(result.text == "other")
+        #expect(result.trace.attemptsText == "first:status_500,second:ok")
     }
 
     @Test func aTokenThatComesAsItsTimerFiresKeepsTheStream() async throws {

@@ -137,17 +137,22 @@ private func finished(
         #expect(history.store.recent(100).count == 100)
     }
 
+    /// The damaged file lies beside a new one, which has what comes from now on.
+    private func expectReplaced(_ history: TestHistory) async throws {
+        history.store.record(finished("kept"))
+        #expect(try await history.requests().map(\.text) == ["kept"])
+        #expect(history.store.status.state == .ok)
+        let names = try FileManager.default.contentsOfDirectory(atPath: history.folder)
+        #expect(names.contains { $0.hasPrefix("history.sqlite.damaged-") })
+    }
+
     @Test func aDamagedFileIsMovedAside() async throws {
         let history = try TestHistory()
         history.store.record(finished("lost"))
         history.store.close()
         try Data(repeating: 0x41, count: 32 << 10).write(to: URL(fileURLWithPath: history.path))
         try history.reopen()
-        history.store.record(finished("kept"))
-        #expect(try await history.requests().map(\.text) == ["kept"])
-        #expect(history.store.status.state == .ok)
-        let names = try FileManager.default.contentsOfDirectory(atPath: history.folder)
-        #expect(names.contains { $0.hasPrefix("history.sqlite.damaged-") })
+        try await expectReplaced(history)
     }
 
     /// A disk's fault need not be one that SQLite sees.
@@ -164,11 +169,7 @@ private func finished(
         try await database.write { db in try db.execute(sql: sql) }
         try database.close()
         try history.reopen()
-        history.store.record(finished("kept"))
-        #expect(try await history.requests().map(\.text) == ["kept"])
-        #expect(history.store.status.state == .ok)
-        let names = try FileManager.default.contentsOfDirectory(atPath: history.folder)
-        #expect(names.contains { $0.hasPrefix("history.sqlite.damaged-") })
+        try await expectReplaced(history)
     }
 
     /// Found while the gateway runs, where nobody looks at the start: the file is replaced, and the process goes on.

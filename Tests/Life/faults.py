@@ -10,10 +10,11 @@ import re
 import socket
 import struct
 import sys
+import tempfile
 import time
 
 from life import EACH, Cut, infer_request, read_reply
-from scene import PATIENT, Model, case, reset, run_cases, until, whole
+from scene import PATIENT, Model, TLSModel, case, reset, run_cases, until, whole
 
 # Neither breaker nor probes take an upstream away, so that each request meets it.
 UNSEEN = PATIENT.replace('open = "1s"', 'failures = 1000, min_requests = 100000, open = "1s"').replace(
@@ -55,6 +56,18 @@ async def _(bench):
     await until(is_taken, "its slot is taken")
     reset(writer)
     await until(is_free, "its slot is free", 0.5 * bench.patience)
+
+
+@case("an https upstream that ends idle connections properly: the next request has a new one")
+async def _(bench):
+    with tempfile.TemporaryDirectory() as folder:
+        model = TLSModel(folder)
+        scene = await bench.scene(model, each=UNSEEN, under=["env", f"SSL_CERT_FILE={model.certificate}"])
+        for _ in range(10):
+            await model.end_connections()
+            reply = await scene.ask()
+            assert "x-gateway-upstream: u0" in reply.head, reply.head
+        assert not scene.said("attempt failed"), scene.said("attempt failed")
 
 
 @case("U05 an upstream that resets: before the head, before a token, in the middle")

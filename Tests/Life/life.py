@@ -37,7 +37,7 @@ def free_ports(count):
 
 
 class Upstream:
-    kind = "ollama"
+    kind, scheme = "ollama", "http"
 
     def __init__(self, port, pieces=3, pause=0.0):
         self.port, self.arguments = port, [str(pieces), str(pause)]
@@ -99,7 +99,7 @@ def write_config(path, port, admin, upstreams, extra="", history=None, each=EACH
             f'[history]\n{history}\n')
     for index, upstream in enumerate(upstreams):
         text += (f'[[upstream]]\nname = "u{index}"\nkind = "{upstream.kind}"\n'
-                 f'url = "http://127.0.0.1:{upstream.port}"\nmodel = "m"\n{each}')
+                 f'url = "{upstream.scheme}://127.0.0.1:{upstream.port}"\nmodel = "m"\n{each}')
     written = path.with_suffix(".new")
     written.write_text(text)
     written.replace(path)

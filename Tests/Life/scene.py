@@ -11,7 +11,9 @@ import pathlib
 import re
 import signal
 import socket
+import ssl
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -81,6 +83,8 @@ class Model:
     """An Ollama look-alike in this process, or a /query/ backend. `answer` is given each Generation; where its client
     leaves, it is cancelled."""
 
+    scheme = "http"
+
     def __init__(self, answer=whole, kind="ollama"):
         self.answer, self.kind = answer, kind
         self._server, self._fillers = None, []
@@ -92,8 +96,9 @@ class Model:
         self._holder.bind(("127.0.0.1", 0))
         self.port = self._holder.getsockname()[1]
 
-    async def start(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024, reuse_port=True)
+    async def start(self, tls=None):
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, backlog=1024, reuse_port=True, ssl=tls)
 
     def stop(self):
         if self._server is not None:
@@ -155,6 +160,30 @@ class Model:
             answer.cancel()
             left.cancel()
             await asyncio.wait([answer, left])
+
+
+class TLSModel(Model):
+    """The same behind TLS, with a certificate of its own in `folder`."""
+    scheme = "https"
+
+    def __init__(self, folder):
+        super().__init__()
+        self.certificate, self._key = pathlib.Path(folder, "certificate.pem"), pathlib.Path(folder, "key.pem")
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+             "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", self._key,
+             "-out", self.certificate], check=True, capture_output=True)
+
+    async def start(self):
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(self.certificate, self._key)
+        await super().start(tls)
+
+    async def end_connections(self):
+        """As a server does that has waited long enough, or is restarted: with a close_notify."""
+        for writer in list(self.connections):
+            writer.close()
+        await until(lambda: not self.connections, "the gateway has taken the end")
 
 
 class Reply:

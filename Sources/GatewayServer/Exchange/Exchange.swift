@@ -77,7 +77,7 @@ actor Exchange {
     ) -> Generation {
         let stored = gateway.settings(for: modelID)?.sampling ?? SamplingParameters()
         let chat = ChatRequest(
-            messages: systemMessages + [ChatMessage(role: .user, content: prompt)],
+            messages: messages(prompt),
             sampling: sampling.filled(from: stored).filled(from: .productDefaults))
         var job = Generation.Job(
             chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: requestID,
@@ -90,11 +90,12 @@ actor Exchange {
         return generation
     }
 
-    /// None where the prompt is empty: the templates of some models know no system role, and an empty message would take the
-    /// place of the model's own.
-    private var systemMessages: [ChatMessage] {
-        let prompt = settings.webllm.systemPrompt
-        return prompt.isEmpty ? [] : [ChatMessage(role: .system, content: prompt)]
+    /// Without a system message where that is empty: the templates of some models know no such role, and an empty one would
+    /// take the place of the model's own.
+    private func messages(_ prompt: String) -> [ChatMessage] {
+        let user = ChatMessage(role: .user, content: prompt)
+        let system = settings.webllm.systemPrompt
+        return system.isEmpty ? [user] : [ChatMessage(role: .system, content: system), user]
     }
 
     /// A pin that names no upstream would fail, as if all had.

@@ -6,7 +6,6 @@ import NIOCore
 /// so that the path leads to one that listens at any time; and it is removed only while no newer one has its place.
 struct UnixSocketFile: Sendable {
     let address: SocketAddress
-    private let path: String
     private let temporary: String
     private let device: dev_t
     private let inode: ino_t
@@ -26,8 +25,8 @@ struct UnixSocketFile: Sendable {
             try check(Glibc.listen(descriptor, 1024), "listen")
             let status = try Self.status(temporary)
             let file = UnixSocketFile(
-                address: try SocketAddress(unixDomainSocketPath: path), path: path, temporary: temporary,
-                device: status.st_dev, inode: status.st_ino)
+                address: try SocketAddress(unixDomainSocketPath: path), temporary: temporary, device: status.st_dev,
+                inode: status.st_ino)
             return (descriptor, file)
         } catch {
             close(descriptor)
@@ -35,6 +34,8 @@ struct UnixSocketFile: Sendable {
             throw error
         }
     }
+
+    private var path: String { address.pathname ?? "" }
 
     /// Moves it to its path, in the place of an older one: when nothing can fail any more.
     func publish() throws {

@@ -62,7 +62,7 @@ final class HistoryDatabase: Sendable {
             for name in known {
                 try db.execute(sql: "INSERT OR IGNORE INTO name (name) VALUES (?)", arguments: [name])
             }
-            let numbers = try Self.names(db)
+            let numbers = try Self.storedNames(db)
             return Dictionary(numbers.map { ($1, $0) }, uniquingKeysWith: { first, _ in first })
                 .filter { known.contains($0.key) }
         }
@@ -322,14 +322,14 @@ final class HistoryDatabase: Sendable {
             + " ORDER BY id DESC LIMIT ?"
         values.append(filter.limit)
         return try connections.read { db in
-            let words = try Self.names(db)
+            let words = try Self.storedNames(db)
             return try Row.fetchAll(db, sql: sql, arguments: StatementArguments(values)).map { row in
                 try Self.request(StoredColumns(row), words)
             }
         }
     }
 
-    private static func names(_ db: Database) throws -> [Int: String] {
+    private static func storedNames(_ db: Database) throws -> [Int: String] {
         var words: [Int: String] = [:]
         for row in try Row.fetchAll(db, sql: "SELECT id, name FROM name") {
             let columns = StoredColumns(row)
