@@ -16,8 +16,6 @@ final class CurlLoop {
     private var dirty: [ActiveTransfer] = []
     /// What each descriptor in the epoll is watched for; zero where curl does not watch it at present.
     private var watched: [curl_socket_t: UInt32] = [:]
-    /// Sockets of transfers that are paused: they are not watched either, but are not idle.
-    private var paused: Set<curl_socket_t> = []
     private var spareHandles: [EasyHandle] = []
     /// Taken from the mailbox; those before `nextCommand` are done.
     private var commands: [Mailbox.Command] = []
@@ -52,8 +50,8 @@ final class CurlLoop {
 
     private func configureMulti() {
         let context = Unmanaged.passUnretained(self).toOpaque()
-        ccurl_multi_set_socket_callback(multi) { easy, fd, what, context, _ in
-            CurlLoop.from(context).watch(fd, what, easy)
+        ccurl_multi_set_socket_callback(multi) { _, fd, what, context, _ in
+            CurlLoop.from(context).watch(fd, what)
             return 0
         }
         ccurl_multi_set_pointer(multi, CURLMOPT_SOCKETDATA, context)
@@ -95,9 +93,9 @@ final class CurlLoop {
             now = Self.clock()
             statistics.loopTurns += 1
             let count = Int(max(0, ready))
-            for index in 0..<count where endIdleConnection(events[index]) { events[index].events = 0 }
+            for event in events.prefix(count) { endUnwatched(event) }
             performCommands()
-            for event in events.prefix(count) where event.events != 0 { handle(event) }
+            for event in events.prefix(count) { handle(event) }
             if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
             if now >= nextScan { fireTimers() }
             collectFinished()
@@ -124,35 +122,39 @@ final class CurlLoop {
         if event.events & (EPOLLIN.rawValue | EPOLLHUP.rawValue) != 0 { mask |= CURL_CSELECT_IN }
         if event.events & EPOLLOUT.rawValue != 0 { mask |= CURL_CSELECT_OUT }
         if event.events & EPOLLERR.rawValue != 0 { mask |= CURL_CSELECT_ERR }
-        if watched[fd] == 0 {
-            // One that has become idle in this turn is looked at in the next, before anything starts.
-            if paused.contains(fd) { unwatch(fd) }
-            return
-        }
+        // One that has become idle in this turn is looked at in the next, before anything starts.
+        guard let events = watched[fd], events != 0 else { return }
         act(fd, mask)
-    }
-
-    private func unwatch(_ fd: curl_socket_t) {
-        _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
-        watched[fd] = nil
     }
 
     /// What comes on an idle connection is its end, or bytes that nobody asked for, which the next request must not take for
     /// its answer. curl looks with a peek when it wants to use the connection, and takes any byte, such as that of a TLS
-    /// connection's proper end, for a sign of life: so they are read away, and the connection is shut down.
-    /// - Returns: whether the event was of such a connection. Handled before any transfer starts.
-    private func endIdleConnection(_ event: epoll_event) -> Bool {
+    /// connection's proper end, for a sign of life: so they are read away, and the connection is shut down. That of a paused
+    /// transfer is not watched either, but its bytes are wanted: curl asks for it again when the transfer goes on.
+    /// Before any transfer starts in this turn.
+    private func endUnwatched(_ event: epoll_event) {
         var event = event
         let fd = ccurl_epoll_fd(&event)
-        guard fd != mailbox.eventFD, watched[fd] == 0, !paused.contains(fd) else { return false }
-        unwatch(fd)
+        guard watched[fd] == 0 else { return }
+        _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
+        watched[fd] = nil
+        if mayBePaused(fd) { return }
         withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 1) { bytes in
             for _ in 0..<Self.readsOfUnasked {
                 if recv(fd, bytes.baseAddress, bytes.count, Int32(MSG_DONTWAIT)) <= 0 { break }
             }
         }
         shutdown(fd, Int32(SHUT_RDWR))
-        return true
+    }
+
+    /// Whether this may be the socket of a paused transfer. Nothing else tells: one that is used again and paused at once was
+    /// never said to be watched.
+    private func mayBePaused(_ fd: curl_socket_t) -> Bool {
+        let port = ccurl_local_port(fd)
+        return transfers.values.contains { transfer in
+            guard transfer.isPaused, let easy = transfer.easy else { return false }
+            return port <= 0 || easy.localPort <= 0 || easy.localPort == port
+        }
     }
 
     private func act(_ fd: curl_socket_t, _ mask: Int32) {
@@ -163,14 +165,13 @@ final class CurlLoop {
 
     /// Applies what curl wants watched. A connection that goes idle stays in the epoll: it is mostly used again at
     /// once, for input, and then needs no system call at all.
-    private func watch(_ fd: curl_socket_t, _ what: Int32, _ easy: UnsafeMutableRawPointer?) {
+    private func watch(_ fd: curl_socket_t, _ what: Int32) {
         let input = EPOLLIN.rawValue
         var events: UInt32 = 0
         if what != CURL_POLL_REMOVE {
             if what & CURL_POLL_IN != 0 { events |= input }
             if what & CURL_POLL_OUT != 0 { events |= EPOLLOUT.rawValue }
         }
-        if events == 0, transfer(of: easy)?.isPaused == true { paused.insert(fd) } else { paused.remove(fd) }
         switch (watched[fd], events) {
         case (nil, 0): return
         case (nil, _): _ = ccurl_epoll_control(epoll, EPOLL_CTL_ADD, fd, events)
@@ -181,19 +182,11 @@ final class CurlLoop {
         watched[fd] = events
     }
 
-    /// Nil for a handle of curl's own.
-    private func transfer(of easy: UnsafeMutableRawPointer?) -> ActiveTransfer? {
-        var context: UnsafeMutableRawPointer?
-        guard let easy, ccurl_get_pointer(easy, CURLINFO_PRIVATE, &context) == CURLE_OK, let context else { return nil }
-        return Unmanaged<ActiveTransfer>.fromOpaque(context).takeUnretainedValue()
-    }
-
     /// What was watched under this number was another socket, whose closing took it out of the epoll: curl tells of no
     /// closing of a socket that was still connecting (CURLOPT_CLOSESOCKETFUNCTION is not called for it in 7.88).
     func openSocket(_ address: curl_sockaddr) -> curl_socket_t {
         let fd = socket(address.family, address.socktype | Int32(SOCK_CLOEXEC.rawValue), address.`protocol`)
         watched[fd] = nil
-        paused.remove(fd)
         return fd
     }
 
@@ -306,7 +299,6 @@ final class CurlLoop {
         multi = curl_multi_init()
         configureMulti()
         watched = [:]
-        paused = []
         curlDeadline = nil
     }
 

@@ -126,6 +126,13 @@ final class EasyHandle {
         return .microseconds(Int64(value))
     }
 
+    /// Our end of its connection; not positive where it has none.
+    var localPort: Int {
+        var port = 0
+        ccurl_get_long(curl, CURLINFO_LOCAL_PORT, &port)
+        return port
+    }
+
     /// Bytes of the request that were sent.
     private var requestSize: Int {
         var size = 0

@@ -1,4 +1,5 @@
 import CurlMulti
+import Foundation
 import Glibc
 import Support
 import Synchronization
@@ -67,6 +68,30 @@ struct TransferTests {
             await upstream.until { $0.closed == round + 1 }
         }
         engine.shutdown()
+        await upstream.close()
+    }
+
+    /// curl may read the head, and body until the window is full, in the turn in which it sends the request on a connection
+    /// that was idle: it then never wants the socket watched, which is no idle one all the same.
+    @Test func aTransferThatPausesInItsFirstTurnLosesNothing() async throws {
+        let long = (0..<40_000).map { UInt8(truncatingIfNeeded: $0 / 64) }
+        var configuration = CurlEngineConfiguration()
+        configuration.window = 1
+        let upstream = try await EagerUpstream(configuration) { $0 == "POST" ? long : [1] }
+        for _ in 0..<20 {
+            // One that leaves its connection idle, then one that pauses.
+            try #require(await upstream.engine.get(upstream.port).1.end().failure == nil)
+            let (transfer, recorder) = upstream.engine.post(upstream.port, "")
+            var received = 0
+            while received < long.count, recorder.seen.ends.isEmpty {
+                await recorder.until { [received] in $0.bodyBytes > received || !$0.ends.isEmpty }
+                let seen = recorder.seen.bodyBytes
+                transfer.acknowledge(seen - received)
+                received = seen
+            }
+            try #require(await recorder.end().failure == nil)
+            try #require(recorder.seen.body == long)
+        }
         await upstream.close()
     }
 
@@ -230,3 +255,65 @@ struct TransferTests {
         await upstream.close()
     }
 }
+
+/// Answers each request before the engine's thread goes on from sending it: both have one processor to run on, and the
+/// engine's thread is the lesser one.
+private struct EagerUpstream {
+    let port: Int
+    let engine: CurlEngine
+    private let ended = Gate()
+
+    /// - Parameter body: what a method is answered with.
+    init(_ configuration: CurlEngineConfiguration, body: @escaping @Sendable (Substring) -> [UInt8]) async throws {
+        let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(INADDR_LOOPBACK).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let isListening = withUnsafeMutablePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(listener, $0, length) == 0 && listen(listener, 1) == 0 && getsockname(listener, $0, &length) == 0
+            }
+        }
+        try #require(isListening)
+        port = Int(UInt16(bigEndian: address.sin_port))
+        let processor = currentProcessor()
+        engine = try await withCheckedThrowingContinuation { continuation in
+            Thread.detachNewThread {
+                Self.stay(on: processor)
+                setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 5)
+                continuation.resume(with: Result { try CurlEngine(configuration) })  // its thread inherits both
+            }
+        }
+        Thread.detachNewThread { [ended] in
+            Self.stay(on: processor)
+            let client = accept(listener, nil, nil)
+            var request = [UInt8](repeating: 0, count: 4096)
+            while case let count = recv(client, &request, request.count, 0), count > 0 {
+                let body = body(String(decoding: request[..<count], as: UTF8.self).prefix { $0 != " " })
+                let reply = Array("HTTP/1.1 200 OK\r\nContent-Length: \(body.count)\r\n\r\n".utf8) + body
+                _ = reply.withUnsafeBytes { send(client, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+            }
+            Glibc.close(client)
+            Glibc.close(listener)
+            ended.open()
+        }
+    }
+
+    /// The calling thread, and those it starts.
+    private static func stay(on processor: Int32) {
+        var set = cpu_set_t()
+        withUnsafeMutableBytes(of: &set) { $0[Int(processor) / 8] = 1 << (processor % 8) }
+        setAffinity(0, MemoryLayout<cpu_set_t>.size, &set)
+    }
+
+    func close() async {
+        engine.shutdown()
+        await ended.wait()
+    }
+}
+
+// GNU extensions that the Glibc module leaves out.
+@_silgen_name("sched_getcpu") private func currentProcessor() -> Int32
+@_silgen_name("sched_setaffinity") @discardableResult
+private func setAffinity(_ thread: pid_t, _ size: Int, _ set: UnsafePointer<cpu_set_t>) -> Int32

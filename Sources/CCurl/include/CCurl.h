@@ -1,12 +1,15 @@
 // Typed faces of C interfaces that Swift cannot call or import directly.
 #pragma once
 
+#include <arpa/inet.h>
 #include <curl/curl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 // curl_easy_setopt and friends are variadic, which Swift cannot import; one function per argument type also keeps a
 // `long` option from being given an `int`, which is undefined behaviour that nothing warns of.
@@ -76,6 +79,18 @@ static inline int ccurl_epoll_control(int epoll, int operation, int fd, uint32_t
     return epoll_ctl(epoll, operation, fd, &event);
 }
 static inline int ccurl_epoll_fd(const struct epoll_event *event) { return event->data.fd; }
+
+// The port of a TCP socket's own end; 0 where there is none. That of a connection that was reset still has it.
+static inline int ccurl_local_port(int fd) {
+    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
+    socklen_t length = sizeof address;
+    if (getsockname(fd, (struct sockaddr *)&address, &length) != 0) return 0;
+    switch (address.ss_family) {
+    case AF_INET: return ntohs(((struct sockaddr_in *)&address)->sin_port);
+    case AF_INET6: return ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
+    default: return 0;
+    }
+}
 
 // A write to a connection that is gone must be an error, not a signal; SIG_IGN is a cast that Swift cannot import.
 static inline void ccurl_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
