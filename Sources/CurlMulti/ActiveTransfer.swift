@@ -21,6 +21,10 @@ final class ActiveTransfer {
     /// Nil while the host's name is looked up.
     var easy: EasyHandle?
     var pin: HostTable.Pin?
+    /// Those of the host that are yet to be tried, the present one first; none for a host that is an address.
+    var addresses: [String] = []
+    /// When the connection with the present address began.
+    var addressStarted: Int64 = 0
 
     var phase: Phase
     /// When the present phase began, or the last bytes came.
@@ -138,6 +142,17 @@ final class ActiveTransfer {
             }
         if let phaseDeadline, phaseDeadline.at < next?.at ?? .max { next = phaseDeadline }
         return next
+    }
+
+    /// When the next address is tried instead: each has an equal part of the time that is left for connecting. curl would
+    /// give the first one half of it, but asks for no call at that moment (7.88). Nil where there is no other.
+    var nextAddressAt: Int64? {
+        guard phase == .connecting, addresses.count > 1, let time = request.timers.connect ?? request.timers.total
+        else {
+            return nil
+        }
+        let left = started + time.nanoseconds - addressStarted
+        return addressStarted + left / Int64(addresses.count)
     }
 
     var wasAnswered: Bool { reader.hasBegun }

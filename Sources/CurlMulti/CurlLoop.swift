@@ -93,9 +93,9 @@ final class CurlLoop {
             now = Self.clock()
             statistics.loopTurns += 1
             let count = Int(max(0, ready))
-            for event in events.prefix(count) { endUnwatched(event) }
+            for index in 0..<count where endUnwatched(events[index]) { events[index].events = 0 }
             performCommands()
-            for event in events.prefix(count) { handle(event) }
+            for event in events.prefix(count) where event.events != 0 { handle(event) }
             if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
             if now >= nextScan { fireTimers() }
             collectFinished()
@@ -131,20 +131,21 @@ final class CurlLoop {
     /// its answer. curl looks with a peek when it wants to use the connection, and takes any byte, such as that of a TLS
     /// connection's proper end, for a sign of life: so they are read away, and the connection is shut down. That of a paused
     /// transfer is not watched either, but its bytes are wanted: curl asks for it again when the transfer goes on.
-    /// Before any transfer starts in this turn.
-    private func endUnwatched(_ event: epoll_event) {
+    /// - Returns: whether the event was of either kind. Called before any transfer starts.
+    private func endUnwatched(_ event: epoll_event) -> Bool {
         var event = event
         let fd = ccurl_epoll_fd(&event)
-        guard watched[fd] == 0 else { return }
+        guard watched[fd] == 0 else { return false }
         _ = ccurl_epoll_control(epoll, EPOLL_CTL_DEL, fd, 0)
         watched[fd] = nil
-        if mayBePaused(fd) { return }
+        if mayBePaused(fd) { return true }
         withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 1) { bytes in
             for _ in 0..<Self.readsOfUnasked {
                 if recv(fd, bytes.baseAddress, bytes.count, Int32(MSG_DONTWAIT)) <= 0 { break }
             }
         }
         shutdown(fd, Int32(SHUT_RDWR))
+        return true
     }
 
     /// Whether this may be the socket of a paused transfer. Nothing else tells: one that is used again and paused at once was
@@ -263,6 +264,9 @@ final class CurlLoop {
         if !addresses.isEmpty {
             let target = transfer.request.target
             transfer.pin = HostTable.Pin(host: target.host, port: target.port, addresses: addresses)
+            transfer.addresses = addresses
+            transfer.addressStarted = now
+            schedule(transfer)
         }
         transfer.easy = easy
         easy.configure(for: transfer, maxConnectionAge: configuration.maxConnectionAge)
@@ -270,21 +274,29 @@ final class CurlLoop {
         if added != CURLM_OK { end(transfer, code: CURLE_FAILED_INIT, ownReason: nil) }
     }
 
+    /// Nothing of the request has been sent yet.
+    private func tryNextAddress(_ transfer: ActiveTransfer) {
+        hosts.noteSilence(of: transfer.addresses[0], of: transfer.request.target.host)
+        release(transfer)
+        launch(transfer, addresses: Array(transfer.addresses.dropFirst()))
+    }
+
     // MARK: Timers
 
     func schedule(_ transfer: ActiveTransfer) {
-        if let deadline = transfer.deadline, deadline.at < nextScan { nextScan = deadline.at }
+        if let deadline = transfer.deadline { nextScan = min(nextScan, deadline.at) }
+        if let next = transfer.nextAddressAt { nextScan = min(nextScan, next) }
     }
 
     private func fireTimers() {
         nextScan = .max
         for transfer in transfers.values {
-            guard let deadline = transfer.deadline else { continue }
-            if deadline.at <= now {
+            if let deadline = transfer.deadline, deadline.at <= now {
                 end(transfer, code: CURLE_OK, ownReason: deadline.reason)
-            } else if deadline.at < nextScan {
-                nextScan = deadline.at
+                continue
             }
+            if let next = transfer.nextAddressAt, next <= now { tryNextAddress(transfer) }
+            schedule(transfer)
         }
         guard transfers.isEmpty else { return }
         if idleDeadline <= now { closeIdleConnections() } else { nextScan = min(nextScan, idleDeadline) }
@@ -322,18 +334,21 @@ final class CurlLoop {
         statistics.activeTransfers = transfers.count
         statistics.pauses += transfer.pauses
         let result = EasyHandle.result(of: transfer, code: code, ownReason: ownReason)
-        if let easy = transfer.easy {
-            // Removing a handle in mid-transfer closes its connection: the upstream learns that nobody listens.
-            curl_multi_remove_handle(multi, easy.curl)
-            easy.forgetTransfer()
-            if spareHandles.count < Self.maxSpareHandles { spareHandles.append(easy) }
-            transfer.easy = nil
-        }
+        release(transfer)
         transfer.update.end = result
         deliver(transfer)
         guard transfers.isEmpty else { return }
         idleDeadline = now + configuration.maxIdleAge.nanoseconds
         nextScan = min(nextScan, idleDeadline)
+    }
+
+    /// Takes the transfer from curl. In mid-transfer that closes its connection: the upstream learns that nobody listens.
+    private func release(_ transfer: ActiveTransfer) {
+        guard let easy = transfer.easy else { return }
+        curl_multi_remove_handle(multi, easy.curl)
+        easy.forgetTransfer()
+        if spareHandles.count < Self.maxSpareHandles { spareHandles.append(easy) }
+        transfer.easy = nil
     }
 
     private func endAll() {

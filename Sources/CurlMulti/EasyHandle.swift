@@ -29,6 +29,8 @@ final class EasyHandle {
         ccurl_set_long(curl, CURLOPT_TCP_NODELAY, 1)
         ccurl_set_long(curl, CURLOPT_TCP_KEEPALIVE, 1)
         ccurl_set_long(curl, CURLOPT_MAXAGE_CONN, Int(max(1, maxIdleAge.components.seconds)))
+        // A connect timer of its own would fire before ours and under another name.
+        ccurl_set_long(curl, CURLOPT_CONNECTTIMEOUT_MS, 3_600_000)
         // With a folder of certificates, Debian's default, curl keeps no store of them: it would read all of them, tens of
         // milliseconds on the loop, for each connection.
         ccurl_set_string(curl, CURLOPT_CAPATH, nil)
@@ -78,10 +80,6 @@ final class EasyHandle {
             ccurl_set_size(curl, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(request.body?.count ?? 0))
             ccurl_set_pointer(curl, CURLOPT_POSTFIELDS, UnsafeRawPointer(request.body?.bytes.baseAddress ?? Self.empty))
         }
-        // Not before our own connect timer, which has a name; and not far from it, as the first of several addresses has half
-        // of it for itself.
-        let patience = request.timers.connect ?? request.timers.total ?? .seconds(3600)
-        ccurl_set_long(curl, CURLOPT_CONNECTTIMEOUT_MS, Int(patience.nanoseconds / 1_000_000 * 11 / 10) + 100)
         ccurl_set_list(curl, CURLOPT_HTTPHEADER, request.headers.list)
         ccurl_set_list(curl, CURLOPT_RESOLVE, transfer.pin?.list)
         let age = transfer.pin == nil ? 0 : max(1, maxConnectionAge.components.seconds)  // 0 is without limit
@@ -148,9 +146,7 @@ final class EasyHandle {
     private static func reason(_ code: CURLcode, _ transfer: ActiveTransfer) -> TransferFailure.Reason {
         switch code {
         case CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY: .resolve
-        case CURLE_COULDNT_CONNECT, CURLE_INTERFACE_FAILED: .connect
-        // Where both have passed in one turn, curl is told of its own first.
-        case CURLE_OPERATION_TIMEDOUT: transfer.request.timers.connect == nil ? .totalTimer : .connectTimer
+        case CURLE_COULDNT_CONNECT, CURLE_OPERATION_TIMEDOUT, CURLE_INTERFACE_FAILED: .connect
         case CURLE_SSL_CONNECT_ERROR, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER,
             CURLE_SSL_CACERT_BADFILE, CURLE_SSL_ISSUER_ERROR, CURLE_SSL_INVALIDCERTSTATUS:
             .tls

@@ -15,7 +15,10 @@ struct HostTable {
     }
 
     private struct Entry {
+        /// In the order in which they are tried.
         var addresses: [String] = []
+        /// Those of them that were silent, the last one last.
+        var silent: [String] = []
         var freshUntil: Int64 = 0
         var isLookingUp = false
     }
@@ -36,8 +39,19 @@ struct HostTable {
         var entry = entries[host, default: Entry()]
         entry.isLookingUp = false
         if !addresses.isEmpty {
-            entry.addresses = addresses
+            entry.silent.removeAll { !addresses.contains($0) }
+            entry.addresses = addresses.filter { !entry.silent.contains($0) } + entry.silent
             entry.freshUntil = freshUntil
+        }
+        entries[host] = entry
+    }
+
+    /// No connection came about with this address in its time: the host's others are tried before it from now on.
+    mutating func noteSilence(of address: String, of host: String) {
+        guard var entry = entries[host], entry.addresses.contains(address) else { return }
+        for list in [\Entry.silent, \Entry.addresses] {
+            entry[keyPath: list].removeAll { $0 == address }
+            entry[keyPath: list].append(address)
         }
         entries[host] = entry
     }

@@ -24,4 +24,22 @@ struct HostTableTests {
         table.finished("h", addresses: [], freshUntil: 120)
         #expect(table.find("h", now: 61) == (["192.0.2.1"], true))
     }
+
+    @Test func aSilentAddressIsTriedAfterTheOthers() {
+        var table = HostTable()
+        func addresses(_ now: Int64) -> [String] { table.find("h", now: now).addresses }
+        table.finished("h", addresses: ["a", "b", "c"], freshUntil: 60)
+        table.noteSilence(of: "a", of: "h")
+        #expect(addresses(1) == ["b", "c", "a"])
+        table.noteSilence(of: "a", of: "h")
+        #expect(addresses(2) == ["b", "c", "a"], "several requests may tell of it")
+        table.noteSilence(of: "b", of: "h")
+        #expect(addresses(3) == ["c", "a", "b"])
+        table.finished("h", addresses: ["d", "b", "c"], freshUntil: 120)
+        #expect(addresses(61) == ["d", "c", "b"], "it is remembered while the name has it")
+        table.finished("h", addresses: ["a", "b"], freshUntil: 180)
+        #expect(addresses(121) == ["a", "b"])
+        table.noteSilence(of: "c", of: "h")
+        #expect(addresses(122) == ["a", "b"])
+    }
 }

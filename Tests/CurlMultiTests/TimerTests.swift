@@ -85,6 +85,22 @@ struct TimerTests {
         engine.shutdown()
     }
 
+    @Test(arguments: [TransferTimers(connect: .seconds(2)), TransferTimers(total: .seconds(2))])
+    func aNamesSecondAddressIsTriedWhereTheFirstIsSilent(_ timers: TransferTimers) async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(body: "x") }
+        }
+        let silent = try await FullListener.start(host: "127.0.0.2", port: upstream.port)
+        var configuration = CurlEngineConfiguration()
+        configuration.lookUp = { _ in ["127.0.0.2", "127.0.0.1"] }
+        let engine = try CurlEngine(configuration)
+        let recorders = (0..<10).map { _ in engine.get(upstream.port, host: "name.test", timers: timers).1 }
+        for recorder in recorders { #expect(await recorder.end().failure == nil) }
+        engine.shutdown()
+        await upstream.close()
+        await silent.close()
+    }
+
     /// While the receiver holds a whole window, silence is of its own making.
     @Test func idleIsFrozenWhilePaused() async throws {
         let size = 200_000

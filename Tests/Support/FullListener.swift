@@ -6,12 +6,12 @@ package struct FullListener: Sendable {
     package let port: Int
     private let channels: [any Channel]
 
-    package static func start() async throws -> FullListener {
+    package static func start(host: String = "127.0.0.1", port: Int = 0) async throws -> FullListener {
         let group = MultiThreadedEventLoopGroup.singleton
         let listener = try await ServerBootstrap(group: group)
             .serverChannelOption(.backlog, value: 0)
             .serverChannelOption(.autoRead, value: false)
-            .bind(host: "127.0.0.1", port: 0).get()
+            .bind(host: host, port: port).get()
         let address = listener.localAddress!
         // The one that a queue of length zero holds.
         let only = try await ClientBootstrap(group: group).connect(to: address).get()
