@@ -252,8 +252,8 @@ package final class Gateway: Sendable {
     /// Whether a load balancer should send requests here.
     var isReady: Bool { !isDraining && upstreamStatuses().contains(where: \.isAvailable) }
 
-    /// - Returns: whether the connection may be served: of clients no more than `max_connections` at once, and of one
-    ///   address no more than `max_connections_per_address`.
+    /// - Returns: whether the connection may be served: of clients no more than `max_connections` at once or than there are
+    ///   open files for, and of one address no more than `max_connections_per_address`.
     func connectionOpened(_ client: ClientID, of audience: Routes.Audience) -> Bool {
         guard audience == .clients else {
             if adminConnections.add(1, ordering: .relaxed).newValue <= Self.maxAdminConnections { return true }
@@ -262,7 +262,7 @@ package final class Gateway: Sendable {
             return false
         }
         let server = configuration.server
-        guard connections.add(1, ordering: .relaxed).newValue <= server.maxConnections else {
+        guard connections.add(1, ordering: .relaxed).newValue <= OpenFiles.clientRoom(for: server) else {
             connections.subtract(1, ordering: .relaxed)
             limits.note(.connections)
             return false

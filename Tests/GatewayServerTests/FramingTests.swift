@@ -481,62 +481,6 @@ struct FramingTests {
         }
     }
 
-    @Test func tenThousandPipelinedRequestsAreAnsweredUpToTheLimit() async throws {
-        try await RunningGateway.run([("u", .ollama, 9)]) { gateway in
-            let answers = try await gateway.client.connect { connection in
-                try await connection.send(String(repeating: Self.get + "\r\n", count: 10_000))
-                return try await connection.readToEnd()
-            }
-            #expect(answers.split(separator: "HTTP/1.1 200 OK").count == 1000)
-        }
-    }
-
-    /// They wait until the first is answered, and are then answered at once; what is too much is refused.
-    @Test(arguments: [(120, 120), (20_000, 128)])
-    func requestsBehindASlowOneAreAnsweredUpToABound(_ count: Int, _ answered: Int) async throws {
-        let gate = Gate()
-        let upstream = try await FakeUpstream.start(
-            Scripts.ollama { connection, _ in
-                await gate.wait()
-                try await Scripts.answer(connection, #""slow""#)
-            })
-        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
-            $0.server.threads = 1
-        } _: { gateway in
-            let first = RawClient.text(
-                "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
-                body: #"{"prompt":"x"}"#)
-            let last = RawClient.text("GET", "/healthz", headers: [("Connection", "close")])
-            let answers = try await gateway.client.connect { connection in
-                try await connection.send(
-                    first + String(repeating: "GET / HTTP/1.1\r\nHost:a\r\n\r\n", count: count) + last)
-                // On the one event loop what has come before these is read before they are answered.
-                for _ in 0..<5 { _ = try await gateway.client.request("GET", "/healthz") }
-                gate.open()
-                return try await connection.readToEnd()
-            }
-            #expect(answers.ranges(of: "HTTP/1.1 404 ").count == answered)
-            #expect(answers.hasSuffix(#"{"status":"ok"}"#) == (count == answered))
-            #expect(answers.contains("HTTP/1.1 429 ") == (count > answered))
-        }
-        await upstream.close()
-    }
-
-    /// What is wrong is answered in its turn.
-    @Test func aFaultBehindValidRequestsLeavesThemTheirAnswers() async throws {
-        let upstream = try await FakeUpstream.start(
-            Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""slow""#) })
-        try await RunningGateway.run([("u", .ollama, upstream.port)]) { gateway in
-            let first = RawClient.text(
-                "POST", "/webllm/api/infer", headers: [("Content-Type", "application/json")],
-                body: #"{"prompt":"x"}"#)
-            let answers = try await gateway.client.exchange(
-                first + RawClient.text("GET", "/healthz") + "\u{1}garbage\r\n\r\n")
-            #expect(answers.split(separator: "HTTP/1.1 ").map { $0.prefix(3) } == ["200", "200", "400"])
-        }
-        await upstream.close()
-    }
-
     @Test func aRefusalAfterAGoodHeadHasTheRequestsID() async throws {
         try await RunningGateway.run([]) {
             $0.server.maxBody = 2048

@@ -8,6 +8,7 @@ import argparse
 import os
 import pathlib
 import resource
+import select
 import socket
 import subprocess
 import tempfile
@@ -25,7 +26,8 @@ def status(connection):
     with connection:
         connection.settimeout(10)
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
-        return connection.recv(4096).split(b" ")[1]
+        answer = connection.recv(4096)
+        return answer.split(b" ")[1] if answer else None
 
 
 def unix_status(path):
@@ -87,6 +89,30 @@ def unix_socket(binary, folder):
                 gateway.process.wait()
 
 
+def leaves_room_for_upstreams(path, room):
+    """More clients than there are open files for: those beyond are closed at once, and the others can be served."""
+    clients = {socket.socket(socket.AF_UNIX) for _ in range(room + 20)}
+    refused = set()
+    try:
+        for client in clients:
+            client.connect(path)
+
+        def all_are_refused():
+            refused.update(select.select(clients, [], [], 0)[0])
+            return len(refused) >= 20
+        wait_for(all_are_refused, 20, "those beyond are refused")
+        served = clients - refused
+        for client in served:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        for client in served:
+            client.settimeout(20)
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 "), "one that was let in is not served"
+        assert len(served) == room, f"{len(served)} were let in"
+    finally:
+        for client in clients:
+            client.close()
+
+
 def open_files(binary, folder):
     """Many systems let a process have 1024 open files until it asks for more."""
     config, log = f"{folder}/files.conf", f"{folder}/files.log"
@@ -105,7 +131,9 @@ def open_files(binary, folder):
             table = pathlib.Path(f"/proc/{gateway.process.pid}/status").read_text().split("FDSize:")[1].split()[0]
             assert int(table) >= expected, f"the kernel's table has {table} places"
             assert gateway.has_logged("too few open files", log) == (hard < wanted), pathlib.Path(log).read_text()
-            assert unix_status(f"{folder}/files.sock") == b"200"
+            if hard < wanted:
+                leaves_room_for_upstreams(f"{folder}/files.sock", hard // 3)
+            wait_for(lambda: unix_status(f"{folder}/files.sock") == b"200", 20, "a new client")
         finally:
             assert gateway.end() == 0
 

@@ -8,7 +8,7 @@ import NIOHTTP1
 final class DashboardFeed {
     private let gateway: Gateway
     private let loop: LoopContext
-    private unowned let connection: HTTPConnection
+    private weak var connection: HTTPConnection?
     private let request: Shared<RequestHead>
     private let requestID: String
     private let started = MonotonicTime.now
@@ -34,7 +34,7 @@ final class DashboardFeed {
 
     func start() {
         if request.method == .HEAD {
-            connection.startStream(head, first: ByteBuffer())
+            connection?.startStream(head, first: ByteBuffer())
             return note(.ok)
         }
         withRunning { feed, requests, total in feed.sendStart(requests, total) }
@@ -50,7 +50,7 @@ final class DashboardFeed {
     /// The gateway stops: a dashboard must not hold it up.
     func end() {
         stop(.drained)
-        connection.endStream(last: ByteBuffer())
+        connection?.endStream(last: ByteBuffer())
     }
 
     private func stop(_ outcome: RequestOutcome) {
@@ -77,7 +77,7 @@ final class DashboardFeed {
         // Who was let in with a token that is no longer the token has to show the new one.
         guard gateway.configuration.admin.tokenDigest == tokenDigest else { return end() }
         // A dashboard that does not read misses figures, and costs no memory.
-        guard connection.isWritable else { return }
+        guard connection?.isWritable == true else { return }
         withRunning { feed, requests, total in feed.sendTick(requests, total) }
     }
 
@@ -106,7 +106,7 @@ final class DashboardFeed {
             writer.endObject()
             writeRecent(recent, finished, &writer)
         }
-        connection.startStream(head, first: event)
+        connection?.startStream(head, first: event)
     }
 
     private func sendTick(_ requests: [RunningRequest], _ total: Int) {
@@ -127,7 +127,7 @@ final class DashboardFeed {
             writer.endArray()
         }
         lastStep = step
-        connection.stream(capacity: event.readableBytes) { $0.writeImmutableBuffer(event) }
+        connection?.stream(capacity: event.readableBytes) { $0.writeImmutableBuffer(event) }
     }
 
     private func writeState(

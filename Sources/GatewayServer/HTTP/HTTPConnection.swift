@@ -17,6 +17,8 @@ final class HTTPConnection: ChannelInboundHandler {
         case receiving(Shared<RequestHead>, Routes.Verdict, body: ByteBuffer)
         /// A request is being answered; a stream's head may be out already.
         case replying(Shared<RequestHead>, streaming: ReplyFraming?)
+        /// The reply is complete, but its client has yet to take so much of it that the next request waits.
+        case answered
         case closed
     }
 
@@ -111,7 +113,7 @@ final class HTTPConnection: ChannelInboundHandler {
         case .end: isBetweenRequests = true
         }
         switch state {
-        case .replying:
+        case .replying, .answered:
             guard pendingRefusal == nil else { return }
             pipelined.append(part)
             if pipelined.count > Self.maxPipelinedParts {
@@ -123,22 +125,26 @@ final class HTTPConnection: ChannelInboundHandler {
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
-        guard let error = error as? HTTPParserError else {
-            context.close(promise: nil)  // the socket itself failed: the client is gone
-            return
+        switch error {
+        case let fault as HTTPParserError: refuse(RequestRefusal(fault))
+        case ByteToMessageDecoderError.dataReceivedInErrorState: break  // comes after a fault that is told already
+        default: context.close(promise: nil)  // the socket itself failed: the client is gone
         }
-        refuse(RequestRefusal(error))
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
-        if context.channel.isWritable { exchange?.assumeIsolated { $0.clientReads() } }
+        if context.channel.isWritable {
+            if case .answered = state { serveNext() } else { exchange?.assumeIsolated { $0.clientReads() } }
+        }
         context.fireChannelWritabilityChanged()
     }
 
     /// Called by ``ByteMeter`` with each piece the socket gave, before the parser sees it.
-    func noteRawBytes(_ count: Int) {
-        rawBytes += count
+    func noteRawBytes(_ piece: ByteBuffer) {
+        rawBytes += piece.readableBytes
         guard isBetweenRequests, !hasPartialHead else { return }
+        // Line ends after a request belong to nothing (RFC 9112 section 2.2).
+        if served > 0, piece.withoutLastLineEnds.isEmpty { return }
         hasPartialHead = true
         if case .idle = state { phaseStart = .now }
     }
@@ -156,7 +162,7 @@ final class HTTPConnection: ChannelInboundHandler {
         case .receiving(_, .answered, _) where rawBytes > Self.maxSkippedBody: answerBeforeItsEnd()
         case .receiving(_, .accepted, let body) where rawBytes > 16 * body.readableBytes + limits.maxHead + 16 << 10:
             refuse(RequestRefusal(400, "The chunked encoding carries far more than its data"))
-        case .replying where rawBytes > 64 << 10:
+        case .replying where rawBytes > 64 << 10, .answered where rawBytes > 64 << 10:
             pauseReading()
         default: break
         }
@@ -234,7 +240,7 @@ final class HTTPConnection: ChannelInboundHandler {
     /// Answers a request that cannot be understood or taken, once, and closes.
     private func refuse(_ refusal: RequestRefusal) {
         switch state {
-        case .replying: pendingRefusal = pendingRefusal ?? refusal
+        case .replying, .answered: pendingRefusal = pendingRefusal ?? refusal
         case .closed: break
         case .idle: refuse(refusal, RequestHead.unreadable, method: "", route: "none")
         case .receiving(let request, let verdict, _):
@@ -274,17 +280,18 @@ final class HTTPConnection: ChannelInboundHandler {
         guard case .replying(let request, streaming: nil) = state else { return }
         var output = ByteBufferAllocator().buffer(capacity: 320 + reply.body.readableBytes)
         output.writeHead(
-            reply.head, framing: .length(reply.body.readableBytes), closes: closesAfterReply(),
+            reply.head, framing: .length(reply.body.readableBytes), connection: connectionField(request),
             date: loop.httpDate(.now))
         if request.method != .HEAD { output.writeImmutableBuffer(reply.body) }
         send(output)
         finish()
     }
 
-    /// A drain is told with the next head, even before this connection hears of it.
-    private func closesAfterReply() -> Bool {
+    /// A drain is told with the next head, even before this connection hears of it. A client of HTTP/1.0 sends another
+    /// request only where it is told that it may (RFC 9112 appendix C.2.2).
+    private func connectionField(_ request: Shared<RequestHead>) -> StaticString? {
         if gateway.isDraining { mustClose = true }
-        return mustClose
+        return mustClose ? "close" : request.isHTTP10 ? "keep-alive" : nil
     }
 
     /// Sends the head of a streamed reply together with its first piece; to HEAD it is the whole reply.
@@ -294,7 +301,7 @@ final class HTTPConnection: ChannelInboundHandler {
         if request.isHTTP10 { mustClose = true }
         state = .replying(request, streaming: framing)
         var output = ByteBufferAllocator().buffer(capacity: 512 + first.readableBytes)
-        output.writeHead(head, framing: framing, closes: closesAfterReply(), date: loop.httpDate(.now))
+        output.writeHead(head, framing: framing, connection: connectionField(request), date: loop.httpDate(.now))
         if request.method == .HEAD {
             send(output)
             return finish()
@@ -336,6 +343,7 @@ final class HTTPConnection: ChannelInboundHandler {
 
     /// The reply is complete: next request, or close.
     private func finish() {
+        guard context != nil else { return }  // the connection died of its write, and is closed
         exchange = nil
         feed = nil
         releaseBody()
@@ -345,16 +353,23 @@ final class HTTPConnection: ChannelInboundHandler {
             lingeringClose()
             return
         }
-        state = .idle
         hasUnsentReply = true
+        if isWritable { serveNext() } else { state = .answered }
+    }
+
+    /// Takes what was sent ahead, until a request among it has to be waited for, or its client has to read.
+    private func serveNext() {
+        state = .idle
         // A request that is answered at once comes back here: the loop that is under way goes on with the next.
         guard !isServingPipelined else { return }
         isServingPipelined = true
         defer { isServingPipelined = false }
-        while let part = pipelined.popFirst() {
+        serving: while let part = pipelined.popFirst() {
             receive(part)
-            if case .replying = state { break }
-            if case .closed = state { break }
+            switch state {
+            case .replying, .answered, .closed: break serving
+            case .idle, .receiving: continue
+            }
         }
         guard pipelined.isEmpty else { return }
         if let refusal = pendingRefusal {
@@ -445,7 +460,7 @@ final class HTTPConnection: ChannelInboundHandler {
                 lastSent = now
                 exchange?.assumeIsolated { $0.heartbeat() }
             }
-        case .closed: checkStall(now)
+        case .answered, .closed: checkStall(now)
         }
     }
 
@@ -509,28 +524,33 @@ final class ByteMeter: ChannelInboundHandler {
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let piece = unwrapInboundIn(data)
-        connection.noteRawBytes(piece.readableBytes)
+        connection.noteRawBytes(piece)
         context.fireChannelRead(data)
         connection.checkRawBytes(piece)
     }
 }
 
-/// The last bytes of a buffer, at most eight, to be found again without keeping the buffer.
+/// The last bytes of a buffer before its last line ends, at most eight, to be found again without keeping the buffer.
 private struct BytesEnd: Equatable {
     private var count: Int
     private var bytes: UInt64 = 0
 
     init(_ buffer: ByteBuffer, atMost most: Int = 8) {
-        count = min(most, buffer.readableBytes)
-        for index in buffer.writerIndex - count..<buffer.writerIndex {
-            bytes = bytes << 8 | UInt64(buffer.getInteger(at: index, as: UInt8.self) ?? 0)
-        }
+        let last = buffer.withoutLastLineEnds.suffix(most)
+        count = last.count
+        for byte in last { bytes = bytes << 8 | UInt64(byte) }
     }
 
     func isEnd(of buffer: ByteBuffer) -> Bool { self == BytesEnd(buffer, atMost: count) }
 }
 
 extension ByteBuffer {
+    fileprivate var withoutLastLineEnds: ByteBufferView {
+        var rest = readableBytesView
+        while let last = rest.last, last == 0x0A || last == 0x0D { rest.removeLast() }
+        return rest
+    }
+
     /// Where it has nothing before its line end, the empty line may have begun in the piece before.
     fileprivate var endsWithEmptyLine: Bool {
         guard readableBytesView.last == 0x0A else { return false }

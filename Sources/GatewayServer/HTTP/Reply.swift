@@ -57,7 +57,7 @@ enum ReplyFraming: Sendable {
 
 extension ByteBuffer {
     /// Writes a head straight: every name and value in it is our own, so nothing needs the general encoder.
-    mutating func writeHead(_ head: ReplyHead, framing: ReplyFraming, closes: Bool, date: String) {
+    mutating func writeHead(_ head: ReplyHead, framing: ReplyFraming, connection: StaticString?, date: String) {
         writeStaticString("HTTP/1.1 ")
         writeDecimal(head.status)
         writeInteger(UInt8(ascii: " "))
@@ -85,10 +85,13 @@ extension ByteBuffer {
             writeStaticString(": ")
             writeString(value)
         }
-        writeStaticString(
-            closes
-                ? "\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
-                : "\r\nX-Content-Type-Options: nosniff\r\n\r\n")
+        writeStaticString("\r\nX-Content-Type-Options: nosniff\r\n")
+        if let connection {
+            writeStaticString("Connection: ")
+            writeStaticString(connection)
+            writeStaticString("\r\n")
+        }
+        writeStaticString("\r\n")
     }
 
     private static func reason(_ status: Int) -> StaticString {

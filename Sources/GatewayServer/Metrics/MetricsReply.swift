@@ -150,10 +150,8 @@ enum MetricsReply {
         writer.sample(residentPages() * Int(sysconf(Int32(_SC_PAGESIZE))))
         writer.family("process_open_fds", .gauge, "Open descriptors.")
         writer.sample(openDescriptors())
-        var limit = rlimit()
-        getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
         writer.family("process_max_fds", .gauge, "Most descriptors that may be open.")
-        writer.sample(Int(clamping: limit.rlim_cur))
+        writer.sample(OpenFiles.limit)
     }
 
     private static func residentPages() -> Int {
