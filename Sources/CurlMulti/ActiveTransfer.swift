@@ -42,6 +42,9 @@ final class ActiveTransfer {
     /// Outlives every transfer of its own.
     private unowned let loop: CurlLoop
 
+    /// Nanoseconds.
+    private static let leastPart: Int64 = 300_000_000
+
     init(
         id: UInt64, request: TransferRequest, receiver: any TransferReceiver, outbox: Int, phase: Phase,
         configuration: CurlEngineConfiguration, loop: CurlLoop
@@ -60,7 +63,16 @@ final class ActiveTransfer {
 
     // MARK: What curl's callbacks do
 
-    /// Runs before every send of the request; the second one is curl's hidden replay on a new connection.
+    /// A connection that is opened after the request was sent is for curl's hidden replay of it.
+    func openSocket(_ address: curl_sockaddr) -> curl_socket_t {
+        guard sends == 0 else {
+            abortReason = .noReply
+            return CURL_SOCKET_BAD
+        }
+        return loop.openSocket(address)
+    }
+
+    /// Runs before every send of the request; the second one is curl's hidden replay on another idle connection.
     func mayContinueToSend() -> Bool {
         sends += 1
         guard sends == 1 else {
@@ -144,15 +156,16 @@ final class ActiveTransfer {
         return next
     }
 
-    /// When the next address is tried instead: each has an equal part of the time that is left for connecting. curl would
-    /// give the first one half of it, but asks for no call at that moment (7.88). Nil where there is no other.
+    /// When the next address is tried instead: each has an equal part of the time that is left for connecting, but none less
+    /// than a far one needs. curl would give the first one half of it, but asks for no call at that moment (7.88). Nil where
+    /// there is no other.
     var nextAddressAt: Int64? {
         guard phase == .connecting, addresses.count > 1, let time = request.timers.connect ?? request.timers.total
         else {
             return nil
         }
         let left = started + time.nanoseconds - addressStarted
-        return addressStarted + left / Int64(addresses.count)
+        return addressStarted + max(left / Int64(addresses.count), Self.leastPart)
     }
 
     var wasAnswered: Bool { reader.hasBegun }

@@ -257,7 +257,7 @@ final class CurlLoop {
     }
 
     private func launch(_ transfer: ActiveTransfer, addresses: [String] = []) {
-        guard let easy = spareHandles.popLast() ?? EasyHandle(maxIdleAge: configuration.maxIdleAge, loop: self) else {
+        guard let easy = spareHandles.popLast() ?? EasyHandle(maxIdleAge: configuration.maxIdleAge) else {
             end(transfer, code: CURLE_OUT_OF_MEMORY, ownReason: nil)
             return
         }
@@ -274,8 +274,13 @@ final class CurlLoop {
         if added != CURLM_OK { end(transfer, code: CURLE_FAILED_INIT, ownReason: nil) }
     }
 
-    /// Nothing of the request has been sent yet.
+    /// Nothing of the request has been sent yet. An address that is only slow to shake hands for TLS is not silent: it keeps
+    /// all of the time.
     private func tryNextAddress(_ transfer: ActiveTransfer) {
+        if let easy = transfer.easy, easy.localPort > 0 {
+            transfer.addresses = []
+            return
+        }
         hosts.noteSilence(of: transfer.addresses[0], of: transfer.request.target.host)
         release(transfer)
         launch(transfer, addresses: Array(transfer.addresses.dropFirst()))

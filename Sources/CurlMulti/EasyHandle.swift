@@ -10,7 +10,7 @@ final class EasyHandle {
     /// A handle with everything that all transfers of a loop share. It is used again without a reset: setting all of
     /// it for each transfer costs as much as curl's own work on a small one.
     /// - Returns: nil where memory has run out.
-    init?(maxIdleAge: Duration, loop: CurlLoop) {
+    init?(maxIdleAge: Duration) {
         guard let curl = curl_easy_init() else {
             message.deallocate()
             return nil
@@ -50,9 +50,8 @@ final class EasyHandle {
         ccurl_set_prereq_callback(curl) { context, _, _, _, _ in
             ActiveTransfer.from(context).mayContinueToSend() ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
         }
-        ccurl_set_pointer(curl, CURLOPT_OPENSOCKETDATA, Unmanaged.passUnretained(loop).toOpaque())
         ccurl_set_open_callback(curl) { context, _, address in
-            Unmanaged<CurlLoop>.fromOpaque(context!).takeUnretainedValue().openSocket(address!.pointee)
+            ActiveTransfer.from(context).openSocket(address!.pointee)
         }
     }
 
@@ -89,6 +88,7 @@ final class EasyHandle {
         ccurl_set_pointer(curl, CURLOPT_WRITEDATA, context)
         ccurl_set_pointer(curl, CURLOPT_HEADERDATA, context)
         ccurl_set_pointer(curl, CURLOPT_PREREQDATA, context)
+        ccurl_set_pointer(curl, CURLOPT_OPENSOCKETDATA, context)
     }
 
     /// Lets the present transfer's connection end with it.
@@ -124,7 +124,7 @@ final class EasyHandle {
         return .microseconds(Int64(value))
     }
 
-    /// Our end of its connection; not positive where it has none.
+    /// Our end of its connection; not positive where it has none, as before the upstream has taken it.
     var localPort: Int {
         var port = 0
         ccurl_get_long(curl, CURLINFO_LOCAL_PORT, &port)

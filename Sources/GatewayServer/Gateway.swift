@@ -73,13 +73,15 @@ package final class Gateway: Sendable {
     /// Takes a validated configuration over; running requests keep theirs.
     func apply(_ configuration: GatewayConfiguration) throws(GatewayError) -> Snapshot {
         for upstream in configuration.upstreams { _ = try UpstreamEndpoint(upstream) }
-        let (ids, grants) = table.withLock {
-            $0.configure(
+        // Both at once: who is given an upstream that is new finds it in the snapshot.
+        let (snapshot, grants) = try table.withLock { table throws(GatewayError) in
+            let (ids, grants) = table.configure(
                 upstreams: configuration.upstreams, routing: configuration.routing, models: configuration.models,
                 now: .now)
+            let snapshot = try Snapshot(configuration, ids: ids)
+            current.withLock { $0 = snapshot }
+            return (snapshot, grants)
         }
-        let snapshot = try Snapshot(configuration, ids: ids)
-        current.withLock { $0 = snapshot }
         grant(grants)
         dismissStranded()
         return snapshot
@@ -152,9 +154,10 @@ package final class Gateway: Sendable {
     var batchWidth: Int { table.withLock { $0.totalSlots(now: .now) } }
 
     /// A dry run for one model.
-    func plan(_ modelID: String) -> [Candidate] {
+    /// - Returns: the ranked candidates, and who is asked where nobody is available.
+    func plan(_ modelID: String) -> (candidates: [Candidate], lastResort: UpstreamID?) {
         let request = SelectionRequest(waiter: WaiterID(rawValue: 0), modelID: modelID)
-        return table.withLock { $0.plan(request, now: .now) }
+        return table.withLock { ($0.plan(request, now: .now), $0.lastResort(request)) }
     }
 
     var retriesLeft: Int { table.withLock { $0.retriesLeft(now: .now) } }
@@ -202,7 +205,8 @@ package final class Gateway: Sendable {
         }
     }
 
-    private func name(of id: UpstreamID) -> String { snapshot.endpoints[id]?.configuration.name ?? "" }
+    /// One that is no longer configured has its name still: requests may end there.
+    private func name(of id: UpstreamID) -> String { table.withLock { $0.name(of: id) } }
 
     func healthSummary(_ statuses: [UpstreamStatus]) -> HealthSummary {
         HealthSummary(statuses, isHistoryDegraded: history.status.state == .degraded)

@@ -101,6 +101,20 @@ struct TimerTests {
         await silent.close()
     }
 
+    /// It is there, and only slow to shake hands.
+    @Test func anAddressThatTookTheConnectionKeepsTheWholeTime() async throws {
+        let slow = try await FakeUpstream.start { connection in await connection.untilClosed() }
+        var configuration = CurlEngineConfiguration()
+        configuration.lookUp = { _ in ["127.0.0.1", "127.0.0.2"] }
+        let engine = try CurlEngine(configuration)
+        let (_, recorder) = engine.get(
+            slow.port, host: "name.test", isTLS: true, timers: TransferTimers(connect: .milliseconds(800)))
+        #expect(await recorder.end().failure?.reason == .connectTimer, "the second address refuses")
+        #expect(slow.state.opened == 1)
+        engine.shutdown()
+        await slow.close()
+    }
+
     /// While the receiver holds a whole window, silence is of its own making.
     @Test func idleIsFrozenWhilePaused() async throws {
         let size = 200_000

@@ -115,7 +115,7 @@ struct TransferTests {
         }
         var configuration = CurlEngineConfiguration()
         configuration.lookUp = { _ in ["127.0.0.1"] }
-        configuration.maxConnectionAge = .seconds(1)
+        configuration.maxConnectionAge = .seconds(3)
         let engine = try CurlEngine(configuration)
         var requests = 0
         while upstream.state.opened < 2 {

@@ -271,6 +271,20 @@ struct RoutingPolicyTests {
         #expect(!table.isCold(first, model: "m"), "it was there a moment ago")
         table.setLoaded(first, .models([]), asked: at(4))
         #expect(!table.isCold(first, model: "other"))
+        table.setLoaded(first, .models(["m"]), asked: at(5))
+        #expect(table.isCold(first, model: "other"), "it does list what it has")
+    }
+
+    /// A server with room for one model.
+    @Test func aModelThatTookAnothersPlaceMakesNoListMisleading() {
+        var table = table(.priority)
+        let first = UpstreamID(index: 0)
+        _ = table.probeFinished(first, success: true, now: at(0))
+        table.setLoaded(first, .models([]), asked: at(0))
+        table.noteLoaded(first, "a", now: at(1))
+        table.noteLoaded(first, "b", now: at(2))
+        table.setLoaded(first, .models(["b"]), asked: at(3))
+        #expect(table.isCold(first, model: "a") && !table.isCold(first, model: "b"))
     }
 
     @Test func backoffIsBoundedAndTheFirstFallbackIsImmediate() {

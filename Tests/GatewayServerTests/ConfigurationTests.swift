@@ -193,6 +193,12 @@ struct ConfigurationTests {
         } catch ConfigurationError.syntax(_, let line, _, _) {
             #expect(line == 2)
         }
+        do {
+            _ = try load("x = \"\"\"a \\\n b\"\"\"\n[server]\n[server]\n")
+            Issue.record("accepted")
+        } catch ConfigurationError.syntax(_, let line, _, _) {
+            #expect(line == 4)
+        }
     }
 
     @Test func filesThatCannotBeRead() {
@@ -204,7 +210,9 @@ struct ConfigurationTests {
 
     @Test(arguments: [
         ("http://user:s3cret@h/", "\"http://***@h/\""), ("user:s3cret@h:1", "\"***@h:1\""),
-        ("https://h/v1?key=s3cret", "\"https://h/v1?***\""), ("https://h/#s3cret@x", "\"https://h/#***\""),
+        ("https://h/v1?key=s3cret", "\"https://h/v1?***\""), ("https://h/#s3cret@x", "\"https://***\""),
+        ("http://user:s3cret#s3cret@h/", "\"http://***\""), ("http://user:s3cret?@h/", "\"http://***\""),
+        ("user:s3cret#@h", "\"***\""), ("http://user:p@h/?s3cret", "\"http://***@h/?***\""),
     ]) func aSecretInAnAddressIsNotShown(_ url: String, _ shown: String) {
         let text = "[[upstream]]\nname = \"u\"\nkind = \"ollama\"\nurl = \"\(url)\"\n"
         do {

@@ -3,6 +3,7 @@ import GRDB
 import GatewayCore
 import GatewayWire
 import Logging
+import NIOCore
 import Synchronization
 import Testing
 
@@ -95,6 +96,15 @@ private func finished(
         )
         #expect(first.requestID.count == 36 && first.requestID == history.store.recent(2)[0].requestID)
         #expect(requests[0].client == "127.0.0.1" && requests[0].attempts == "a:connect" && requests[0].why != nil)
+    }
+
+    /// As a disk's fault may leave it.
+    @Test func attemptsThatAreNoListAreShownAllTheSame() {
+        var request = finished("x")
+        request.attempts = ":,a,:ok"
+        var writer = JSONWriter()
+        request.write(&writer, isWhole: true)
+        #expect(String(buffer: writer.buffer).contains(#""upstream":"a""#))
     }
 
     @Test func filtersAreParametersAndNotSQL() async throws {

@@ -255,11 +255,11 @@ struct ResilienceTests {
             })
         try await RunningGateway.run([("u", .ollama, upstream.port)]) {
             $0.upstreams[0].warm.models = ["a", "b"]
-            $0.upstreams[0].warm.keepAlive = "30m"
+            $0.upstreams[0].warm.keepAlive = "7d"
         } _: { _ in
             await upstream.until { $0.requests.count { $0.line.hasPrefix("POST") } == 2 }
             let bodies = upstream.state.requests.map(\.body).filter { !$0.isEmpty }.sorted()
-            #expect(bodies[0] == #"{"model":"a","messages":[],"stream":false,"keep_alive":"30m"}"#)
+            #expect(bodies[0] == #"{"model":"a","messages":[],"stream":false,"keep_alive":"604800000ms"}"#)
         }
         await upstream.close()
     }
@@ -397,6 +397,17 @@ struct ResilienceTests {
             let status = try await gateway.admin.request("GET", "/admin/status").body
             #expect(
                 status.contains(#""name":"a","kind":"ollama","mode":"draining","available":false,"reason":"draining""#))
+        }
+    }
+
+    /// Nobody is up: in the configured order, whatever the policy.
+    @Test func explainNamesWhoIsAskedWhereNobodyIsAvailable() async throws {
+        try await RunningGateway.run([("a", .ollama, 1), ("b", .openai, 2)]) {
+            $0.routing.policy = .fastest
+        } _: { (gateway: RunningGateway) async throws in
+            await until { ["a", "b"].allSatisfy { gateway.status($0).probe == .down } }
+            let reply = try await gateway.admin.request("GET", "/admin/explain?model=x")
+            #expect(reply.has("nothing is available: tries a all the same"))
         }
     }
 

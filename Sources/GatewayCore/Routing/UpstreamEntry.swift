@@ -14,12 +14,12 @@ struct UpstreamEntry: Sendable {
     /// Nil until a list was seen.
     var installed: [String]?
     var loaded: LoadedModels = .unknown
-    /// Models that the gateway loaded since the last list.
-    private var justLoaded: [String] = []
-    /// When the last of them was loaded: a list that was asked for before is older than what is known.
+    /// The model that the gateway loaded last, since the last list. It may have taken the place of those before.
+    private var justLoaded: String?
+    /// When that was: a list that was asked for before is older than what is known.
     private var loadedAt: MonotonicTime?
     /// Its list lacked a model right after its load: some servers that speak Ollama's API list none, and others unload at
-    /// once. Nothing is concluded from their lists.
+    /// once. Nothing is concluded from their lists, until one of them has a model.
     private var listMisleads = false
     /// Decayed seconds that a request holds its slot, for Retry-After.
     var serviceSeconds = 1.0
@@ -95,16 +95,20 @@ struct UpstreamEntry: Sendable {
 
     mutating func noteList(_ models: LoadedModels, asked: MonotonicTime) {
         if let loadedAt, asked < loadedAt { return }
-        if case .models(let names) = models, !justLoaded.isEmpty {
-            listMisleads = justLoaded.contains { model in !names.contains { Self.isSame($0, model) } }
-            justLoaded = []
+        if case .models(let names) = models {
+            if let justLoaded {
+                listMisleads = !names.contains { Self.isSame($0, justLoaded) }
+            } else if !names.isEmpty {
+                listMisleads = false
+            }
+            justLoaded = nil
         }
         loaded = listMisleads ? .unknown : models
     }
 
     mutating func noteLoad(_ model: String, now: MonotonicTime) {
         guard !listMisleads else { return }
-        justLoaded.append(model)
+        justLoaded = model
         loadedAt = now
         var models: [String] = []
         if case .models(let known) = loaded { models = known }

@@ -77,10 +77,14 @@ extension UpstreamTable {
                 candidates: candidates)
         }
         guard !candidates.contains(where: { $0.skip == .full }) else { return nil }
-        for id in order where mayFailOpen(id, request) && self[id].hasSlot {
-            return Choice(upstream: id, reason: .failOpen, skipped: skipped, candidates: candidates)
+        return lastResort(request).map {
+            Choice(upstream: $0, reason: .failOpen, skipped: skipped, candidates: candidates)
         }
-        return nil
+    }
+
+    /// Who is asked where nobody is available: in the configured order, as there is nothing to rank them by.
+    package func lastResort(_ request: SelectionRequest) -> UpstreamID? {
+        order.first { mayFailOpen($0, request) && self[$0].hasSlot }
     }
 
     /// By configured order and with nothing against the first: no other needs to be looked at.

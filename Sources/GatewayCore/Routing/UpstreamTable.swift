@@ -23,6 +23,8 @@ package struct UpstreamTable: Sendable {
         _modify { yield &entries[id.index] }
     }
 
+    package func name(of id: UpstreamID) -> String { self[id].configuration.name }
+
     // MARK: Configuration
 
     /// Takes a new configuration over. An upstream of the same name, kind and address keeps its state and its id; one
@@ -59,7 +61,10 @@ package struct UpstreamTable: Sendable {
 
     /// Picks the upstream for a request's next attempt and takes its slot, or queues the request.
     package mutating func select(_ request: SelectionRequest, now: MonotonicTime) -> Selection {
-        guard request.tried.count < min(routing.maxAttempts, order.count) else { return .exhausted(.allTried) }
+        // Those that were tried may be configured no longer.
+        guard request.tried.count < routing.maxAttempts, order.contains(where: { !request.tried.contains($0) }) else {
+            return .exhausted(.allTried)
+        }
         if request.tried.count == 0 { budget.noteRequest(now) }
         if request.isCostlyRetry, budget.left(now) == 0 { return .exhausted(.retryBudget) }
         let selection = place(request, now: now)

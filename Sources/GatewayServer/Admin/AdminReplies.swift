@@ -73,11 +73,11 @@ enum AdminReplies {
     private static func explain(_ call: Routes.Call) throws(RequestRefusal) -> Reply {
         let modelID =
             try call.request.query?.queryValue("model") ?? call.snapshot.configuration.webllm.defaultModel
-        let candidates = call.gateway.plan(modelID)
+        let (candidates, lastResort) = call.gateway.plan(modelID)
         return .object { writer in
             writer.field("model", modelID)
             writer.field("policy", call.snapshot.configuration.routing.policy.rawValue)
-            writer.field("decision", decision(candidates))
+            writer.field("decision", decision(candidates, lastResort))
             writer.key("candidates")
             writer.beginArray()
             for candidate in candidates { writer.candidate(candidate) }
@@ -85,12 +85,12 @@ enum AdminReplies {
         }
     }
 
-    private static func decision(_ candidates: [Candidate]) -> String {
+    private static func decision(_ candidates: [Candidate], _ lastResort: UpstreamID?) -> String {
         if let best = candidates.first(where: { $0.skip == nil || $0.skip == .slowStart }) {
             return "asks \(best.name) first"
         }
         if let full = candidates.first(where: { $0.skip == .full }) { return "waits for a slot at \(full.name)" }
-        let open = candidates.first { $0.skip != .disabled && $0.skip != .draining }
+        let open = candidates.first { $0.upstream == lastResort }
         return open.map { "nothing is available: tries \($0.name) all the same" } ?? "no upstream may be asked"
     }
 

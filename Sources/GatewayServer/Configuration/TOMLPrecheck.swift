@@ -71,6 +71,7 @@ enum TOMLPrecheck {
             while at < bytes.count {
                 if bytes[at] == UInt8(ascii: "\\"), quote == UInt8(ascii: "\"") {
                     at += 1
+                    if at < bytes.count, bytes[at] == UInt8(ascii: "\n") { newLine() }
                 } else if bytes[at] == quote {
                     guard isTriple else { return }
                     if at + 2 < bytes.count, bytes[at + 1] == quote, bytes[at + 2] == quote {

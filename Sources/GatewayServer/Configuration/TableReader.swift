@@ -219,13 +219,13 @@ final class TableReader {
 }
 
 extension String {
-    /// As it may be shown: what stands before an `@`, a name and a password, or after a `?` or `#`, a key, is not.
+    /// As it may be shown: what stands before an `@`, a name and a password, or after a `?` or `#`, a key, is not. Where the
+    /// `@` comes after one of these, they may be a password's.
     var withoutSecrets: String {
         let end = firstIndex { $0 == "?" || $0 == "#" } ?? endIndex
-        let shown = self[..<end]
-        let rest = end == endIndex ? "" : "\(self[end])***"
-        guard let at = shown.lastIndex(of: "@") else { return shown + rest }
-        let start = shown.firstRange(of: "://")?.upperBound ?? startIndex
-        return (start <= at ? shown[..<start] + "***" + shown[at...] : "***" + shown[at...]) + rest
+        let start = self[..<end].firstRange(of: "://")?.upperBound ?? startIndex
+        guard let at = lastIndex(of: "@") else { return self[..<end] + (end == endIndex ? "" : "\(self[end])***") }
+        guard start <= at, at < end else { return (start <= at ? self[..<start] : "") + "***" }
+        return self[..<start] + "***" + self[at..<end] + (end == endIndex ? "" : "\(self[end])***")
     }
 }

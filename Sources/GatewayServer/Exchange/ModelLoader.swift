@@ -60,8 +60,10 @@ final class ModelLoader: Sendable {
         }
         gateway.logger.info(
             "loading a model", metadata: ["upstream": .string(endpoint.configuration.name), "model": .string(model)])
-        let body = UpstreamRequestWriter.load(model: model, keepAlive: endpoint.configuration.warm.keepAlive)
-            .withUnsafeReadableBytes { RequestBody(copying: $0) }
+        let body = UpstreamRequestWriter.load(
+            model: model, keepAlive: endpoint.configuration.warm.keepAlive.map(Self.duration)
+        )
+        .withUnsafeReadableBytes { RequestBody(copying: $0) }
         let timeouts = endpoint.configuration.timeouts
         let started = MonotonicTime.now
         let request = TransferRequest(
@@ -88,6 +90,11 @@ final class ModelLoader: Sendable {
             defer { loads[key]?.hasTimedOut = true }
             return loads[key]?.hasTimedOut == false
         }
+    }
+
+    /// As Ollama reads it: it knows no days (Go's `time.ParseDuration`). What is no duration goes as it is.
+    private static func duration(_ text: String) -> String {
+        (try? DurationText.parse(text)).map { "\(Int($0.milliseconds))ms" } ?? text
     }
 
     private static func failure(_ reply: ReplyCollector.Collected, _ parser: JSONParser) -> AttemptFailure? {

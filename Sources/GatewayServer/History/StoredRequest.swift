@@ -77,7 +77,7 @@ extension StoredRequest {
     private var attemptList: [(upstream: Substring, result: Substring)] {
         guard let attempts else { return upstream.map { [(upstream: Substring($0), result: Substring("ok"))] } ?? [] }
         return attempts.split(separator: ",").map { item in
-            let parts = item.split(separator: ":", maxSplits: 1)
+            let parts = item.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
             return (parts[0], parts.count > 1 ? parts[1] : "")
         }
     }
