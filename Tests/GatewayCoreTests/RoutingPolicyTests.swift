@@ -241,6 +241,19 @@ struct RoutingPolicyTests {
         #expect(table.statuses(now: at(0))[0].breaker == .open, "its own failures count")
     }
 
+    @Test func whoFailedAtAnUpstreamThatIsGoneGoesToTheOthers() {
+        var table = table(.priority)
+        var retry = request(1)
+        retry.tried.insert(UpstreamID(index: 0))
+        var upstreams = table.entries.map(\.configuration)
+        upstreams = [upstreams[1]]
+        _ = table.configure(upstreams: upstreams, routing: RoutingConfiguration(), models: [])
+        guard case .attempt(let choice) = table.select(retry, now: at(0)) else { return #expect(Bool(false)) }
+        #expect(choice.upstream == UpstreamID(index: 1))
+        retry.tried.insert(choice.upstream)
+        guard case .exhausted(.allTried) = table.select(retry, now: at(0)) else { return #expect(Bool(false)) }
+    }
+
     @Test func coldIsWhatIsUpAndNotInItsList() {
         var table = table(.priority)
         let first = UpstreamID(index: 0)
