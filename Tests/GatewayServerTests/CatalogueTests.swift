@@ -175,9 +175,9 @@ struct CatalogueTests {
             Scripts.ollama { connection, _ in await connection.untilClosed() })
         let upstreams = (0..<3).map { ("u\($0)", UpstreamKind.ollama, silent.port) }
         try await RunningGateway.run(upstreams) {
-            $0.server.totalTimeout = .milliseconds(300)
+            $0.server.totalTimeout = .seconds(3)
             $0.webllm.fallbackMessage = ""
-            for index in 0..<3 { $0.upstreams[index].timeouts.firstToken = .milliseconds(200) }
+            for index in 0..<3 { $0.upstreams[index].timeouts.firstToken = .seconds(2) }
         } _: { gateway in
             let reply = try await gateway.infer("x")
             #expect(reply.status == 504)

@@ -203,7 +203,7 @@ struct ResilienceTests {
                 }
             })
         try await RunningGateway.run([("u", .ollama, upstream.port)]) {
-            $0.upstreams[0].timeouts.firstTokenCold = .milliseconds(150)
+            $0.upstreams[0].timeouts.firstTokenCold = .seconds(2)
             $0.webllm.fallbackMessage = ""
         } _: { (gateway: RunningGateway) async throws in
             await until { gateway.status("u").loaded == .models([]) }

@@ -189,6 +189,9 @@ class HangingProbes(Model):
     async def probe(self, reader, writer):
         if not self.hangs:
             return await super().probe(reader, writer)
+        await asyncio.sleep(0.02)
+        if reader.at_eof():
+            return  # this process stood still, and the gateway has given it up meanwhile
         self.probes += 1
         self.outstanding += 1
         self.most_outstanding = max(self.most_outstanding, self.outstanding)
@@ -207,7 +210,7 @@ async def _(bench):
     await until(lambda: scene.said("upstream is down"), "a line that it is down")
     model.hangs = False
     await until(lambda: len(scene.said("upstream is up")) == 2, "it is up again")
-    assert model.most_connections <= 3, f"{model.most_connections} connections"
+    assert scene.connections_to_models() <= 3, f"{scene.connections_to_models()} connections"
 
 
 # Clients
@@ -293,8 +296,10 @@ async def _(bench):
 
 @case("C09 a chunk extension, and chunks, that come byte by byte: 408")
 async def _(bench):
-    scene = await bench.scene(Model(), server='body_idle_timeout = "1s"\nbody_timeout = "3s"')
-    for start, drip, seconds in [(b"5;", b"a", 1), (b"", b"1\r\nx\r\n", 3)]:
+    for start, drip, seconds, server in [
+            (b"5;", b"a", 1, 'body_idle_timeout = "1s"'),
+            (b"", b"1\r\nx\r\n", 3, 'body_idle_timeout = "30s"\nbody_timeout = "3s"')]:
+        scene = await bench.scene(Model(), server=server)
         reader, writer = await scene.connect()
         scene.asked += 1
         writer.write(b"POST /webllm/api/infer HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"

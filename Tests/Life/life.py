@@ -88,6 +88,8 @@ timeouts = { connect = "1s", first_token = "2s", idle = "2s" }
 breaker = { open = "1s", max_open = "3s" }
 health = { interval = "500ms", timeout = "500ms" }
 """
+# Timers that no case waits for.
+PATIENT = EACH.replace('first_token = "2s", idle = "2s"', 'first_token = "1m", idle = "1m"')
 
 
 def write_config(path, port, admin, upstreams, extra="", history=None, each=EACH):

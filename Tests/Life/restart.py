@@ -9,7 +9,7 @@ import pathlib
 import sys
 import tempfile
 
-from life import Cut, Gateway, Upstream, free_ports, infer_request, read_reply, wait_for, write_config
+from life import PATIENT, Cut, Gateway, Upstream, free_ports, infer_request, read_reply, wait_for, write_config
 
 answered, failed = 0, []
 running = True
@@ -50,7 +50,7 @@ async def main():
         port, upstream_port = free_ports(2)
         upstream = Upstream(upstream_port)
         # Each process needs its own admin port while both live; port 0 lets the system choose.
-        write_config(config, port, 0, [upstream])
+        write_config(config, port, 0, [upstream], each=PATIENT)
         gateway = Gateway(arguments.gateway, config, log)
         try:
             wait_for(lambda: pathlib.Path(log).read_text().count('"listening"') == 1, 10, "the first gateway")

@@ -13,8 +13,11 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {"version": "0.12.11", "models": [{"name": "m:latest", "model": "m:latest"}]})
 
     def do_POST(self):
-        prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
-        if prompt == "refuse":
+        messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+        prompt = messages[-1]["content"] if messages else "load"
+        if not messages:
+            self.answer(200, {"model": "m", "done": True, "done_reason": "load"})
+        elif prompt == "refuse":
             self.answer(500, {"error": "out of memory"})
         elif prompt == "rest":
             self.answer(429, {"error": "too many requests"})

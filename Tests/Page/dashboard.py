@@ -405,10 +405,10 @@ def model_output_and_model_names_are_only_ever_text(bench):
     tab = open_dashboard(bench, gateway)
     expect(card(tab).locator(".chips li")).to_have_text(["m:latest", *HOSTILE[:5], "1 more"])
     client = ask(gateway, HOSTILE[0])
-    upstream.next_chat().answer(*HOSTILE)
+    upstream.next_chat().answer(*HOSTILE, "\u2028end")  # a line's end to JavaScript
     client.join(5)
     recent(tab).locator(".open").click()
-    expect(tab("#request pre")).to_have_text("".join(HOSTILE))
+    expect(tab("#request pre")).to_have_text("".join(HOSTILE) + "\u2028end")
     expect(tab("#request pre *")).to_have_count(0)
     expect(tab("img, iframe, a, script:not([src])")).to_have_count(0)
     tab.is_clean()

@@ -86,6 +86,10 @@ class FakeOllama:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 generation = Generation(self, body)
+                if not body["messages"]:  # only loads the model: the gateway had no list of those that are
+                    generation.done()
+                    self.close_connection = True
+                    return
                 outer._chats.put(generation)
                 with contextlib.suppress(OSError):
                     self.connection.recv(1)  # nothing more is sent on it: returns when the gateway closes

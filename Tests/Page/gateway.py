@@ -25,7 +25,7 @@ def refused_port():
 def upstream(port, name="ollama"):
     return (
         f'[[upstream]]\nname = "{name}"\nkind = "ollama"\nurl = "http://127.0.0.1:{port}"\nmodel = "m"\n'
-        'health = { interval = "1s", timeout = "500ms", fall = 1, rise = 1 }\n'
+        'health = { interval = "1s", timeout = "5s", fall = 1, rise = 1 }\n'
     )
 
 

@@ -42,7 +42,7 @@ def enter_venv():
     if not python.exists() or subprocess.run(freeze, capture_output=True).returncode != 0:
         venv.create(VENV, clear=True, with_pip=True)
     if REQUIREMENT not in subprocess.run(freeze, capture_output=True, text=True).stdout.split():
-        subprocess.run([python, "-m", "pip", "install", "--quiet", REQUIREMENT], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--retries", "10", REQUIREMENT], check=True)
     os.execv(python, [python, *sys.argv])
 
 

@@ -150,7 +150,7 @@ class Tests:
         assert response.headers["X-Gateway-Upstream"] == "model"
 
     def test_stream_as_server_sent_events(self):
-        _, response = self.gateway.post("/webllm/api/infer", {"prompt": "Say hello.", "stream": True, "max_tokens": 24})
+        _, response = self.gateway.post("/webllm/api/infer", {"prompt": "Count from one to ten.", "stream": True, "max_tokens": 24})
         events = list(self.events(response))
         assert events[-1][0] == "done" and len(events) > 3, events
         pieces = "".join(data["text"] for event, data in events if event == "token")
@@ -169,6 +169,13 @@ class Tests:
         assert body["successful"] == 3 and body["total_tokens"] > 0, body
 
     def leave(self, stream: bool):
+        """On a busy machine the model may tell it late, so it may be tried again."""
+        times = []
+        while not times or times[-1] >= 1:
+            assert len(times) < 3, f"it took {times} s"
+            times.append(self.time_to_idle(stream))
+
+    def time_to_idle(self, stream: bool) -> float:
         connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=DEADLINE)
         connection.request(
             "POST", "/webllm/api/infer", json.dumps({**self.LONG, "stream": stream}),
@@ -180,8 +187,8 @@ class Tests:
         # The response object shares the socket: only a shutdown reaches the gateway.
         client.shutdown(socket.SHUT_RDWR)
         left = time.monotonic()
-        wait_until("the model is idle again", lambda: self.model.busy_slots() == 0, 5)
-        assert time.monotonic() - left < 1, f"it took {time.monotonic() - left:.2f} s"
+        wait_until("the model is idle again", lambda: self.model.busy_slots() == 0, 10)
+        return time.monotonic() - left
 
     def test_a_client_that_leaves_a_stream_stops_the_generation(self):
         self.leave(stream=True)

@@ -339,8 +339,8 @@ actor Exchange {
     private func refuse(_ message: String, route: String) {
         var reply = Reply.error(400, message)
         reply.head.requestID = requestID
-        connection.value.reply(reply)
         gateway.finished(record(route, 400, .refused), settings.log)
+        connection.value.reply(reply)
     }
 
     /// What the access log says of it, as of now.

@@ -70,6 +70,7 @@ function keep(message, question) {
 }
 
 function loadConversation() {
+  const follows = isAtEnd();
   changedElsewhere = false;
   conversation = keptConversation();
   for (const message of conversation) {
@@ -79,7 +80,7 @@ function loadConversation() {
   $("conversation").replaceChildren();
   conversation.forEach(show);
   showEmptiness();
-  scrollToEnd();
+  if (follows) scrollToEnd();
 }
 
 function showEmptiness() {

@@ -170,7 +170,7 @@ async function listen() {
       const events = (rest + value).split("\n\n");
       rest = events.pop();
       for (const event of events) {
-        const [, name, data] = /^event: (\w+)\ndata: (.*)$/.exec(event);
+        const [, name, data] = /^event: (\w+)\ndata: (.*)$/s.exec(event);
         receive(name, JSON.parse(data));
       }
     }
@@ -487,7 +487,7 @@ function makeRunning({ id, request_id: requestID, model, client, route }) {
   const ageCell = element("td", "number age");
   const tokens = element("td", "number tokens");
   const cancel = button("plain", "Cancel", async () => {
-    const text = `It asked for ${model}. What came so far stays with its client, which then gets an error.`;
+    const text = `${client} asked for ${model} (${requestID}). What came so far stays with its client, which then gets an error.`;
     if (await confirmed("Cancel this request?", text, "Cancel it", "danger")) {
       await change(`/admin/running/${encodeURIComponent(id)}/cancel`, "The request is cancelled");
     }
