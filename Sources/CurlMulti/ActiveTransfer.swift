@@ -1,4 +1,5 @@
 import CCurl
+import Glibc
 
 /// A transfer on its loop: curl's handle, the phase its timers need, and what waits to be delivered. Loop thread only.
 final class ActiveTransfer {
@@ -64,12 +65,24 @@ final class ActiveTransfer {
     // MARK: What curl's callbacks do
 
     /// A connection that is opened after the request was sent is for curl's hidden replay of it.
-    func openSocket(_ address: curl_sockaddr) -> curl_socket_t {
+    func openSocket(_ address: UnsafePointer<curl_sockaddr>) -> curl_socket_t {
         guard sends == 0 else {
             abortReason = .noReply
             return CURL_SOCKET_BAD
         }
+        noteAddress(address)
         return loop.openSocket(address)
+    }
+
+    /// curl goes on to the next address by itself where one refuses, or is slow and of the other family.
+    private func noteAddress(_ address: UnsafePointer<curl_sockaddr>) {
+        guard addresses.count > 1, let offset = MemoryLayout<curl_sockaddr>.offset(of: \.addr) else { return }
+        let socketAddress = (UnsafeRawPointer(address) + offset).assumingMemoryBound(to: sockaddr.self)
+        guard let text = HostTable.text(of: socketAddress, length: address.pointee.addrlen),
+            let index = addresses.firstIndex(of: text), index > 0
+        else { return }
+        addresses.removeFirst(index)
+        addressStarted = loop.now
     }
 
     /// Runs before every send of the request; the second one is curl's hidden replay on another idle connection.

@@ -153,8 +153,8 @@ final class CurlLoop {
     private func mayBePaused(_ fd: curl_socket_t) -> Bool {
         let port = ccurl_local_port(fd)
         return transfers.values.contains { transfer in
-            guard transfer.isPaused, let easy = transfer.easy else { return false }
-            return port <= 0 || easy.localPort <= 0 || easy.localPort == port
+            guard transfer.isPaused, let own = transfer.easy?.localPort else { return false }
+            return port <= 0 || own <= 0 || own == port
         }
     }
 
@@ -185,8 +185,9 @@ final class CurlLoop {
 
     /// What was watched under this number was another socket, whose closing took it out of the epoll: curl tells of no
     /// closing of a socket that was still connecting (CURLOPT_CLOSESOCKETFUNCTION is not called for it in 7.88).
-    func openSocket(_ address: curl_sockaddr) -> curl_socket_t {
-        let fd = socket(address.family, address.socktype | Int32(SOCK_CLOEXEC.rawValue), address.`protocol`)
+    func openSocket(_ address: UnsafePointer<curl_sockaddr>) -> curl_socket_t {
+        let kind = address.pointee
+        let fd = socket(kind.family, kind.socktype | Int32(SOCK_CLOEXEC.rawValue), kind.`protocol`)
         watched[fd] = nil
         return fd
     }

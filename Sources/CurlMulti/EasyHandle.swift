@@ -51,7 +51,7 @@ final class EasyHandle {
             ActiveTransfer.from(context).mayContinueToSend() ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
         }
         ccurl_set_open_callback(curl) { context, _, address in
-            ActiveTransfer.from(context).openSocket(address!.pointee)
+            ActiveTransfer.from(context).openSocket(address!)
         }
     }
 

@@ -98,16 +98,21 @@ struct HostTable {
         var addresses: [String] = []
         var next = result
         while let info = next {
-            var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
-            if getnameinfo(
-                info.pointee.ai_addr, info.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0, NI_NUMERICHOST)
-                == 0
+            if let address = text(of: info.pointee.ai_addr, length: info.pointee.ai_addrlen),
+                !addresses.contains(address)
             {
-                let address = String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
-                if !addresses.contains(address) { addresses.append(address) }
+                addresses.append(address)
             }
             next = info.pointee.ai_next
         }
         return addresses
+    }
+
+    static func text(of address: UnsafePointer<sockaddr>, length: socklen_t) -> String? {
+        var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+        guard getnameinfo(address, length, &text, socklen_t(text.count), nil, 0, NI_NUMERICHOST) == 0 else {
+            return nil
+        }
+        return String(decoding: text.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 }

@@ -154,10 +154,13 @@ package final class Gateway: Sendable {
     var batchWidth: Int { table.withLock { $0.totalSlots(now: .now) } }
 
     /// A dry run for one model.
-    /// - Returns: the ranked candidates, and who is asked where nobody is available.
-    func plan(_ modelID: String) -> (candidates: [Candidate], lastResort: UpstreamID?) {
+    /// - Returns: the ranked candidates; who is asked where nobody is available; and at whom it waits where that one is full.
+    func plan(_ modelID: String) -> (candidates: [Candidate], lastResort: UpstreamID?, usable: UpstreamID?) {
         let request = SelectionRequest(waiter: WaiterID(rawValue: 0), modelID: modelID)
-        return table.withLock { ($0.plan(request, now: .now), $0.lastResort(request)) }
+        return table.withLock { table in
+            let now = MonotonicTime.now
+            return (table.plan(request, now: now), table.lastResort(request), table.firstUsable(request, now: now))
+        }
     }
 
     var retriesLeft: Int { table.withLock { $0.retriesLeft(now: .now) } }

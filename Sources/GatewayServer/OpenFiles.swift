@@ -37,7 +37,8 @@ package enum OpenFiles {
     /// Connections of clients that leave room for those to upstreams, which are not to fail for want of a file.
     static func clientRoom(for server: ServerConfiguration) -> Int {
         let limit = limit
-        return limit >= needed(for: server) ? server.maxConnections : max(limit / 3, (limit - reserve) / 2)
+        if limit >= needed(for: server) { return server.maxConnections }
+        return min(server.maxConnections, max(limit / 3, (limit - reserve) / 2))
     }
 
     private static func needed(for server: ServerConfiguration) -> Int { 2 * server.maxConnections + reserve }

@@ -101,6 +101,23 @@ struct TimerTests {
         await silent.close()
     }
 
+    /// curl goes on by itself from the first, which refuses; from the second, which is silent, we do.
+    @Test func ofThreeAddressesTheOneThatAnswersIsFound() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(body: "x") }
+        }
+        let silent = try await FullListener.start(host: "127.0.0.3", port: upstream.port)
+        var configuration = CurlEngineConfiguration()
+        configuration.lookUp = { _ in ["127.0.0.2", "127.0.0.3", "127.0.0.1"] }
+        let engine = try CurlEngine(configuration)
+        let (_, recorder) = engine.get(
+            upstream.port, host: "name.test", timers: TransferTimers(connect: .seconds(3)))
+        #expect(await recorder.end().failure == nil)
+        engine.shutdown()
+        await upstream.close()
+        await silent.close()
+    }
+
     /// It is there, and only slow to shake hands.
     @Test func anAddressThatTookTheConnectionKeepsTheWholeTime() async throws {
         let slow = try await FakeUpstream.start { connection in await connection.untilClosed() }

@@ -9,6 +9,17 @@ import Testing
 /// What bounds a client's hold on the gateway.
 @Suite(.timeLimit(.minutes(1)))
 struct LimitTests {
+    /// As many as are configured, or fewer: a third of the open files that the system allows, or what it has beyond the
+    /// reserve.
+    @Test func clientsLeaveRoomForUpstreams() {
+        var server = ServerConfiguration()
+        for (most, share) in [(1, 1), (1 << 20, OpenFiles.limit / 3)] {
+            server.maxConnections = most
+            let room = OpenFiles.clientRoom(for: server)
+            #expect(room <= most && (room >= min(most, share)))
+        }
+    }
+
     @Test func aClientThatDoesNotReadHoldsBackTheUpstreamAndIsCutOff() async throws {
         let sent = Mutex(0)
         let upstream = try await FakeUpstream.start(

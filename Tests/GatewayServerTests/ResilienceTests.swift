@@ -411,6 +411,37 @@ struct ResilienceTests {
         }
     }
 
+    /// It is down, and its one slot is still held.
+    @Test func explainSaysThatARequestWaitsForAFullUpstreamThatIsDown() async throws {
+        let isDown = Mutexed(false)
+        let upstream = try await FakeUpstream.start { connection in
+            while let request = try await connection.request() {
+                if !request.line.hasPrefix("GET") {
+                    await connection.untilClosed()
+                } else if isDown.value {
+                    try await connection.reply("500 Broken", body: "")
+                } else {
+                    try await connection.reply(body: #"{"version":"1","models":[{"name":"m"}]}"#)
+                }
+            }
+        }
+        try await RunningGateway.run([("u", .openai, upstream.port)]) {
+            $0.upstreams[0].maxInFlight = 1
+            $0.upstreams[0].health.interval = .milliseconds(100)
+            $0.upstreams[0].health.fall = 1
+        } _: { (gateway: RunningGateway) async throws in
+            try await gateway.client.connect { connection in
+                try await connection.send(Self.stream)
+                await until { gateway.status("u").inFlight == 1 }
+                isDown.value = true
+                await until { gateway.status("u").probe == .down }
+                let reply = try await gateway.admin.request("GET", "/admin/explain?model=x")
+                #expect(reply.has("waits for a slot at u"))
+            }
+        }
+        await upstream.close()
+    }
+
     @Test(arguments: [
         ("localhost", 200), ("127.0.0.1:8001", 200), ("[::1]:8001", 200), ("LOCALHOST", 200), ("gate.lan", 200),
         ("localhost.evil.test", 421), ("127.0.0.1.nip.io", 421), ("localhost.", 421), ("evil", 421),

@@ -106,7 +106,7 @@ extension UpstreamTable {
     }
 
     /// Where a request waits: the best one that is only full, or the first that could be tried all the same.
-    func firstUsable(_ request: SelectionRequest, now: MonotonicTime) -> UpstreamID? {
+    package func firstUsable(_ request: SelectionRequest, now: MonotonicTime) -> UpstreamID? {
         plan(request, now: now).first { $0.skip == .full }?.upstream ?? order.first { mayFailOpen($0, request) }
     }
 }

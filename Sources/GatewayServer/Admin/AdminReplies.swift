@@ -73,25 +73,30 @@ enum AdminReplies {
     private static func explain(_ call: Routes.Call) throws(RequestRefusal) -> Reply {
         let modelID =
             try call.request.query?.queryValue("model") ?? call.snapshot.configuration.webllm.defaultModel
-        let (candidates, lastResort) = call.gateway.plan(modelID)
+        let plan = call.gateway.plan(modelID)
         return .object { writer in
             writer.field("model", modelID)
             writer.field("policy", call.snapshot.configuration.routing.policy.rawValue)
-            writer.field("decision", decision(candidates, lastResort))
+            writer.field("decision", decision(plan.candidates, plan.lastResort, plan.usable))
             writer.key("candidates")
             writer.beginArray()
-            for candidate in candidates { writer.candidate(candidate) }
+            for candidate in plan.candidates { writer.candidate(candidate) }
             writer.endArray()
         }
     }
 
-    private static func decision(_ candidates: [Candidate], _ lastResort: UpstreamID?) -> String {
+    private static func decision(
+        _ candidates: [Candidate], _ lastResort: UpstreamID?, _ usable: UpstreamID?
+    ) -> String {
         if let best = candidates.first(where: { $0.skip == nil || $0.skip == .slowStart }) {
             return "asks \(best.name) first"
         }
-        if let full = candidates.first(where: { $0.skip == .full }) { return "waits for a slot at \(full.name)" }
-        let open = candidates.first { $0.upstream == lastResort }
-        return open.map { "nothing is available: tries \($0.name) all the same" } ?? "no upstream may be asked"
+        let isFull = candidates.contains { $0.skip == .full }
+        if !isFull, let open = candidates.first(where: { $0.upstream == lastResort }) {
+            return "nothing is available: tries \(open.name) all the same"
+        }
+        let full = candidates.first { $0.upstream == usable }
+        return full.map { "waits for a slot at \($0.name)" } ?? "no upstream may be asked"
     }
 
     // MARK: Changes

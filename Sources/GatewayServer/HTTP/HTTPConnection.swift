@@ -347,7 +347,6 @@ final class HTTPConnection: ChannelInboundHandler {
         exchange = nil
         feed = nil
         releaseBody()
-        phaseStart = .now
         if mustClose {
             state = .closed
             lingeringClose()
@@ -360,6 +359,7 @@ final class HTTPConnection: ChannelInboundHandler {
     /// Takes what was sent ahead, until a request among it has to be waited for, or its client has to read.
     private func serveNext() {
         state = .idle
+        phaseStart = .now
         // A request that is answered at once comes back here: the loop that is under way goes on with the next.
         guard !isServingPipelined else { return }
         isServingPipelined = true
@@ -472,7 +472,7 @@ final class HTTPConnection: ChannelInboundHandler {
             return true
         }
         hasUnsentReply = false
-        if !hasPartialHead { phaseStart = now }
+        phaseStart = now
         if drainStart != nil { drainStart = now }
         return false
     }

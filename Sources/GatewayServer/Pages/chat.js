@@ -70,7 +70,7 @@ function keep(message, question) {
 }
 
 function loadConversation() {
-  const follows = isAtEnd();
+  const follows = conversation.length === 0 || isAtEnd();
   changedElsewhere = false;
   conversation = keptConversation();
   for (const message of conversation) {
@@ -80,7 +80,7 @@ function loadConversation() {
   $("conversation").replaceChildren();
   conversation.forEach(show);
   showEmptiness();
-  if (follows) scrollToEnd();
+  if (follows || isAtEnd()) scrollToEnd();
 }
 
 function showEmptiness() {
