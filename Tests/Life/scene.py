@@ -350,10 +350,13 @@ class Scene:
         return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)[1])
 
     def _sockets_to_models(self):
+        """With those that both ends have ended, which are in no table: curl lets go of them at its next look."""
         ports = {f"{model.port:04X}" for model in self.models}
-        lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
-        rows = [line.split() for line in lines]
-        return {f"socket:[{row[9]}]" for row in rows if row[2].rsplit(":", 1)[1] in ports}
+        listed = {name: [line.split() for line in pathlib.Path("/proc/net", name).read_text().splitlines()[1:]]
+                  for name in ["tcp", "tcp6", "unix"]}
+        known = {f"socket:[{row[6 if name == 'unix' else 9]}]" for name, rows in listed.items() for row in rows}
+        ended = {one for one in self._open() if one.startswith("socket:") and one not in known}
+        return ended | {f"socket:[{row[9]}]" for row in listed["tcp"] if row[2].rsplit(":", 1)[1] in ports}
 
     def connections_to_models(self):
         to_models = self._sockets_to_models()
