@@ -44,7 +44,7 @@ final class ActiveTransfer {
     private unowned let loop: CurlLoop
 
     /// Nanoseconds.
-    private static let leastPart: Int64 = 300_000_000
+    private static let leastTimePerAddress: Int64 = 300_000_000
 
     init(
         id: UInt64, request: TransferRequest, receiver: any TransferReceiver, outbox: Int, phase: Phase,
@@ -173,12 +173,10 @@ final class ActiveTransfer {
     /// than a far one needs. curl would give the first one half of it, but asks for no call at that moment (7.88). Nil where
     /// there is no other.
     var nextAddressAt: Int64? {
-        guard phase == .connecting, addresses.count > 1, let time = request.timers.connect ?? request.timers.total
-        else {
-            return nil
-        }
+        let timers = request.timers
+        guard phase == .connecting, addresses.count > 1, let time = timers.connect ?? timers.total else { return nil }
         let left = started + time.nanoseconds - addressStarted
-        return addressStarted + max(left / Int64(addresses.count), Self.leastPart)
+        return addressStarted + max(left / Int64(addresses.count), Self.leastTimePerAddress)
     }
 
     var wasAnswered: Bool { reader.hasBegun }

@@ -512,7 +512,8 @@ struct FramingTests {
                 try await connection.send("0\r\n\r\n")
             })
         try await RunningGateway.run([("u", .ollama, upstream.port)]) {
-            $0.server.keepAliveTimeout = .milliseconds(200)
+            $0.server.threads = 1
+            $0.server.keepAliveTimeout = .seconds(1)
         } _: { gateway in
             let isClosing = connection == "close"
             let drains = connection.hasSuffix("drains")
@@ -524,8 +525,17 @@ struct FramingTests {
                         body: #"{"prompt":"x"}"#))
                 await upstream.until { $0.requests.contains { $0.line.hasPrefix("POST") } }
                 while gateway.server.gateway.runningCount > 0 { await Task.yield() }
+                // The clock is an idle connection, whose time begins later than this one's would.
+                let isIdle = Gate()
+                async let clock = gateway.client.connect { clock in
+                    try await clock.send(RawClient.text("GET", "/healthz"))
+                    _ = try await clock.reply()
+                    isIdle.open()
+                    return try await clock.readToEnd()
+                }
+                await isIdle.wait()
                 async let drain: Void = drains ? gateway.server.drain() : ()
-                try await Task.sleep(for: .milliseconds(drains ? 1500 : 800))  // it has other things to do
+                #expect(try await clock.isEmpty)
                 let reply = try await connection.reply()
                 await drain
                 return reply

@@ -242,6 +242,4 @@ def assert_undisturbed(before, during):
     """Requests take what they took: a lock is waited for up to 1 s, so one that is held up shows."""
     usual, now = statistics.median(before), statistics.median(during)
     assert now < 2 * usual + 0.005, f"requests take {now * 1000:.1f} ms, and took {usual * 1000:.1f} ms"
-    # One may be held up by the machine.
-    third = sorted(during)[-3]
-    assert third < 0.8, f"three requests took {third:.2f} s or more"
+    assert max(during) < 0.8, f"a request took {max(during):.2f} s"
