@@ -89,7 +89,7 @@ struct WebLLMTests {
     ])
     func timestamps(_ microseconds: Int64, _ text: String) {
         var buffer = ByteBuffer()
-        Timestamp(microseconds: microseconds).write(into: &buffer)
+        buffer.write(atMost: Timestamp.width) { $0.put(Timestamp(microseconds: microseconds)) }
         #expect(String(buffer: buffer) == text)
     }
 
@@ -102,6 +102,37 @@ struct WebLLMTests {
         var buffer = ByteBuffer()
         buffer.writeJSONString(text)
         #expect(try parser.parse(Array(buffer.readableBytesView)).string == text)
+    }
+
+    /// Texts are looked at eight bytes at a time: each byte is found at each place, beside any neighbour.
+    @Test func everyByteIsEscapedWhereverItStands() throws {
+        let names: [UInt8: String] = [0x22: #"\""#, 0x5C: #"\\"#, 0x0A: #"\n"#, 0x0D: #"\r"#, 0x09: #"\t"#]
+        for byte in UInt8(0)...0x7F {
+            let escaped =
+                names[byte] ?? (byte < 0x20 ? "\\u00" + (byte < 16 ? "0" : "") + String(byte, radix: 16) : nil)
+            let character = String(Unicode.Scalar(byte))
+            for length in 1...17 {
+                for place in 0..<length {
+                    for neighbour in ["a", "\u{20}", "\u{21}", "\u{7F}"] {
+                        let before = String(repeating: neighbour, count: place)
+                        let after = String(repeating: neighbour, count: length - place - 1)
+                        var buffer = ByteBuffer()
+                        buffer.writeJSONString(before + character + after)
+                        let expected = "\"" + before + (escaped ?? character) + after + "\""
+                        if String(buffer: buffer) != expected {
+                            Issue.record("byte \(byte) at \(place) of \(length) beside \(neighbour): \(buffer)")
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    @Test(arguments: [0, 1, 9, 10, 99, 100, -1, -10, .max, .min])
+    func numbersAreWrittenInDecimal(_ number: Int) {
+        var buffer = ByteBuffer()
+        buffer.writeDecimal(number)
+        #expect(String(buffer: buffer) == "\(number)")
     }
 
     @Test func streamEventsCannotBeEndedByTheirText() {

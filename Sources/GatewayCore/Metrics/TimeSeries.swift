@@ -18,6 +18,13 @@ package struct TimeSeries: Sendable {
         package var firstTokenSum = Duration.zero
         package var firstTokens = 0
 
+        fileprivate mutating func attempt(_ firstToken: Duration?) {
+            requests += 1
+            guard let firstToken else { return }
+            firstTokenSum += firstToken
+            firstTokens += 1
+        }
+
         package var firstTokenMean: Duration? { firstTokens == 0 ? nil : firstTokenSum / firstTokens }
     }
 
@@ -53,11 +60,8 @@ package struct TimeSeries: Sendable {
 
     package mutating func attempt(_ upstream: String, firstToken: Duration?, now: MonotonicTime) {
         let index = current(now)
-        ring[index].upstreams[upstream, default: UpstreamStep()].requests += 1
-        guard let firstToken else { return }
-        ring[index].firstToken.record(firstToken)
-        ring[index].upstreams[upstream, default: UpstreamStep()].firstTokenSum += firstToken
-        ring[index].upstreams[upstream, default: UpstreamStep()].firstTokens += 1
+        ring[index].upstreams[upstream, default: UpstreamStep()].attempt(firstToken)
+        if let firstToken { ring[index].firstToken.record(firstToken) }
     }
 
     /// Tokens count where they come, not where their request ends.

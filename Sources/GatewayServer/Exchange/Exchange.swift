@@ -19,8 +19,7 @@ actor Exchange {
     private var generations: [Generation] = []
     /// The item of a batch that may wait for a slot, and those that come after it.
     private var entrant: Generation?
-    private var itemsBehind = CircularBuffer<(generation: Generation, continuation: UnsafeContinuation<Void, Never>)>(
-        initialCapacity: 1)
+    private var itemsBehind: [(generation: Generation, continuation: UnsafeContinuation<Void, Never>)] = []
     private var abandonReason: AbandonReason?
     private var stream: TokenStreamWriter?
     private var hasStreamStarted = false
@@ -279,7 +278,7 @@ actor Exchange {
             case .clientLeft: .clientLeft
             case .drain: .drained
             // One answer makes it a success; the items tell which others there are.
-            default: isAnswered ? .ok : firstFailure ?? .ok
+            default: isAnswered ? .ok : firstFailure ?? .refused
             }
         var trace = GenerationTrace()
         trace.attempts = attempts
@@ -329,9 +328,13 @@ actor Exchange {
     /// An item has its slot, or has ended without one.
     private func passEntry(from generation: Generation) {
         guard entrant === generation else { return }
-        let next = itemsBehind.popFirst()
-        entrant = next?.generation
-        next?.continuation.resume()
+        guard !itemsBehind.isEmpty else {
+            entrant = nil
+            return
+        }
+        let next = itemsBehind.removeFirst()
+        entrant = next.generation
+        next.continuation.resume()
     }
 
     // MARK: Ends from outside

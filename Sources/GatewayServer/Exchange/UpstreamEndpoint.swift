@@ -16,8 +16,8 @@ final class UpstreamEndpoint: Sendable {
         var fields: [(name: String, value: String)] = [("User-Agent", "webllm-gateway")]
         if let key = configuration.apiKey { fields.append(("Authorization", "Bearer \(key)")) }
         let get = HeaderList(fields + [("Accept", "application/json")])
-        let accept = "application/x-ndjson, text/event-stream, application/json"
-        let post = HeaderList(fields + [("Content-Type", "application/json"), ("Accept", accept)])
+        // libcurl adds an Accept for everything: the server knows from the body what is asked for.
+        let post = HeaderList(fields + [("Content-Type", "application/json")])
         guard let get, let post else {
             throw GatewayError("upstream \(configuration.name): api_key holds a line break")
         }

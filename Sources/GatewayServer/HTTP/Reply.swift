@@ -58,40 +58,47 @@ enum ReplyFraming: Sendable {
 extension ByteBuffer {
     /// Writes a head straight: every name and value in it is our own, so nothing needs the general encoder.
     mutating func writeHead(_ head: ReplyHead, framing: ReplyFraming, connection: StaticString?, date: String) {
-        writeStaticString("HTTP/1.1 ")
-        writeDecimal(head.status)
-        writeInteger(UInt8(ascii: " "))
-        writeStaticString(Self.reason(head.status))
-        writeStaticString("\r\nDate: ")
-        writeString(date)
-        if head.status != 204 && head.status != 304 {
-            writeStaticString("\r\nContent-Type: ")
-            writeString(head.contentType)
-            switch framing {
-            case .length(let length):
-                writeStaticString("\r\nContent-Length: ")
-                writeDecimal(length)
-            case .chunked: writeStaticString("\r\nTransfer-Encoding: chunked")
-            case .close: break
+        let reason = Self.reason(head.status)
+        var room = 256 + reason.utf8CodeUnitCount + date.utf8.count + head.contentType.utf8.count
+        room += head.requestID?.utf8.count ?? 0
+        room += connection?.utf8CodeUnitCount ?? 0
+        for (name, value) in head.fields { room += name.utf8CodeUnitCount + value.utf8.count + 4 }
+        write(atMost: room) { cursor in
+            cursor.put("HTTP/1.1 ")
+            cursor.putDecimal(head.status)
+            cursor.put(" ")
+            cursor.put(reason)
+            cursor.put("\r\nDate: ")
+            cursor.putText(date)
+            if head.status != 204 && head.status != 304 {
+                cursor.put("\r\nContent-Type: ")
+                cursor.putText(head.contentType)
+                switch framing {
+                case .length(let length):
+                    cursor.put("\r\nContent-Length: ")
+                    cursor.putDecimal(length)
+                case .chunked: cursor.put("\r\nTransfer-Encoding: chunked")
+                case .close: break
+                }
             }
+            if let requestID = head.requestID {
+                cursor.put("\r\nX-Request-Id: ")
+                cursor.putText(requestID)
+            }
+            for (name, value) in head.fields {
+                cursor.put("\r\n")
+                cursor.put(name)
+                cursor.put(": ")
+                cursor.putText(value)
+            }
+            cursor.put("\r\nX-Content-Type-Options: nosniff\r\n")
+            if let connection {
+                cursor.put("Connection: ")
+                cursor.put(connection)
+                cursor.put("\r\n")
+            }
+            cursor.put("\r\n")
         }
-        if let requestID = head.requestID {
-            writeStaticString("\r\nX-Request-Id: ")
-            writeString(requestID)
-        }
-        for (name, value) in head.fields {
-            writeStaticString("\r\n")
-            writeStaticString(name)
-            writeStaticString(": ")
-            writeString(value)
-        }
-        writeStaticString("\r\nX-Content-Type-Options: nosniff\r\n")
-        if let connection {
-            writeStaticString("Connection: ")
-            writeStaticString(connection)
-            writeStaticString("\r\n")
-        }
-        writeStaticString("\r\n")
     }
 
     private static func reason(_ status: Int) -> StaticString {

@@ -1,4 +1,5 @@
 import GatewayCore
+import GatewayWire
 import NIOHTTP1
 
 /// What the gateway needs of a request's head, read in one pass over the headers.
@@ -23,6 +24,8 @@ struct RequestHead: Sendable {
     /// As sent, for the admin listener's checks.
     var host = ""
     var origin: String?
+    /// A browser's word that its page is of this very origin, also where a proxy in between has put another Host.
+    var isSameOrigin = false
     var authorization: String?
 
     var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
@@ -52,10 +55,11 @@ extension RequestHead {
         guard target.utf8.first == UInt8(ascii: "/") || (target == "*" && head.method == .OPTIONS) else {
             throw RequestRefusal(400, "The request target must be a path")
         }
-        guard target.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "#") }) else {
+        guard target.withBytes({ $0.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "#") } }) else {
             throw RequestRefusal(400, "The request target holds characters that must be percent-encoded")
         }
-        if let mark = target.utf8.firstIndex(of: UInt8(ascii: "?")) {
+        if let offset = target.withBytes({ $0.firstIndex(of: UInt8(ascii: "?")) }) {
+            let mark = target.utf8.index(target.startIndex, offsetBy: offset)
             path = target[..<mark]
             query = target[target.utf8.index(after: mark)...]
         } else {
@@ -81,7 +85,7 @@ private struct FieldScan {
     var connectionUpgrade = false
 
     mutating func read(name: String, value: String, into head: inout RequestHead) throws(RequestRefusal) {
-        guard !name.utf8.contains(UInt8(ascii: "_")) else {
+        guard !name.withBytes({ $0.contains(UInt8(ascii: "_")) }) else {
             throw RequestRefusal(400, "Header names with an underscore are not accepted")
         }
         switch name.utf8.count {
@@ -98,6 +102,8 @@ private struct FieldScan {
             head.expectsContinue = !isHTTP10
         case 6 where name.isCaselessEqual("origin"):
             head.origin = value
+        case 14 where name.isCaselessEqual("sec-fetch-site"):
+            head.isSameOrigin = value == "same-origin"
         case 13 where name.isCaselessEqual("authorization"):
             // Others go through a lossy conversion: two that differ could compare equal.
             guard value.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) else {
@@ -147,15 +153,7 @@ private struct FieldScan {
 
 extension String {
     /// ASCII case-insensitive equality; `lowercase` must be lower case.
-    func isCaselessEqual(_ lowercase: StaticString) -> Bool {
-        guard utf8.count == lowercase.utf8CodeUnitCount else { return false }
-        var expected = lowercase.utf8Start
-        for byte in utf8 {
-            guard (byte | (byte >= 0x41 && byte <= 0x5A ? 0x20 : 0)) == expected.pointee else { return false }
-            expected += 1
-        }
-        return true
-    }
+    func isCaselessEqual(_ lowercase: StaticString) -> Bool { withBytes { $0.isCaselessEqual(lowercase) } }
 
     /// Whether an ASCII token stands anywhere inside, in any case.
     func containsCaseless(_ lowercase: String) -> Bool {
@@ -174,22 +172,16 @@ extension String {
 
     /// RFC 3986 host and optional port: letters, digits, `-._~`, an IPv6 literal in brackets.
     fileprivate var isValidHost: Bool {
-        let port: Substring.UTF8View
         if utf8.first == UInt8(ascii: "[") {
             guard let end = utf8.firstIndex(of: UInt8(ascii: "]")),
                 NumericAddress.isIPv6(self[utf8.index(after: startIndex)..<end])
             else { return false }
-            port = self[utf8.index(after: end)...].utf8
-        } else {
-            let end = utf8.firstIndex(of: UInt8(ascii: ":")) ?? endIndex
-            let host = self[..<end].utf8
-            guard !host.isEmpty, host.allSatisfy({ $0.isHostByte }) else { return false }
-            port = self[end...].utf8
+            return String(self[utf8.index(after: end)...]).withBytes { $0[...].isPortOrNothing }
         }
-        guard !port.isEmpty else { return true }
-        let digits = port.dropFirst()
-        return port.first == UInt8(ascii: ":") && digits.allSatisfy { (0x30...0x39).contains($0) }
-            && (digits.isEmpty || UInt16(Substring(digits)) != nil)
+        return withBytes { bytes in
+            let end = bytes.firstIndex(of: UInt8(ascii: ":")) ?? bytes.count
+            return end > 0 && bytes[..<end].allSatisfy(\.isHostByte) && bytes[end...].isPortOrNothing
+        }
     }
 
     /// 1 to 128 of `[A-Za-z0-9._-]`: safe in headers and in logs.
@@ -202,6 +194,19 @@ extension String {
                 default: false
                 }
             }
+    }
+}
+
+extension Slice<UnsafeBufferPointer<UInt8>> {
+    /// Nothing, or a colon and a number up to 65535, which may be left out.
+    fileprivate var isPortOrNothing: Bool {
+        guard let colon = first else { return true }
+        var port = 0
+        for byte in dropFirst() {
+            guard (0x30...0x39).contains(byte) else { return false }
+            port = Swift.min(port * 10 + Int(byte & 15), 65_536)
+        }
+        return colon == UInt8(ascii: ":") && port <= 65_535
     }
 }
 

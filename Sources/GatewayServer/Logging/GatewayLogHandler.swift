@@ -52,7 +52,7 @@ package struct GatewayLogHandler: LogHandler {
 
     private func write(_ line: RepeatLimiter.Line, _ fields: Logger.Metadata) {
         sink.write(line.level, line.message, format) { output in
-            for (key, value) in fields.sorted(by: { $0.key < $1.key }) { output.field(key, value.description) }
+            for (key, value) in fields.sorted(by: { $0.key < $1.key }) { output.field(named: key, value.description) }
         }
     }
 }

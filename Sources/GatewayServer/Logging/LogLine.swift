@@ -16,34 +16,41 @@ struct LogLine {
         if format == .json { writer.beginObject() }
     }
 
-    mutating func field(_ key: String, _ text: String) {
+    mutating func field(_ key: StaticString, _ text: String) {
+        switch format {
+        case .json: writer.field(key, text)
+        case .logfmt:
+            startPair(key)
+            writeLogfmt(text)
+        }
+    }
+
+    /// - Parameter key: one that is not known beforehand, as of a library's own log lines.
+    mutating func field(named key: String, _ text: String) {
         switch format {
         case .json:
             writer.key(key)
             writer.value(text)
         case .logfmt:
-            startPair(key)
-            let isPlain = !text.isEmpty && text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != 0x22 && $0 != 0x3D }
-            if isPlain { writer.buffer.writeString(text) } else { writer.buffer.writeJSONString(text) }
+            separate()
+            writer.buffer.writeString(key)
+            writer.buffer.writeStaticString("=")
+            writeLogfmt(text)
         }
     }
 
-    mutating func field(_ key: String, _ timestamp: Timestamp) {
+    mutating func field(_ key: StaticString, _ timestamp: Timestamp) {
         switch format {
-        case .json:
-            writer.key(key)
-            writer.value(timestamp)
+        case .json: writer.field(key, timestamp)
         case .logfmt:
             startPair(key)
-            timestamp.write(into: &writer.buffer)
+            writer.buffer.write(atMost: Timestamp.width) { $0.put(timestamp) }
         }
     }
 
-    mutating func field(_ key: String, _ number: Int) {
+    mutating func field(_ key: StaticString, _ number: Int) {
         switch format {
-        case .json:
-            writer.key(key)
-            writer.value(number)
+        case .json: writer.field(key, number)
         case .logfmt:
             startPair(key)
             writer.buffer.writeDecimal(number)
@@ -51,11 +58,9 @@ struct LogLine {
     }
 
     /// In milliseconds with three decimals at most.
-    mutating func field(_ key: String, _ duration: Duration) {
+    mutating func field(_ key: StaticString, _ duration: Duration) {
         switch format {
-        case .json:
-            writer.key(key)
-            writer.milliseconds(duration)
+        case .json: writer.field(key, duration)
         case .logfmt:
             startPair(key)
             var number = JSONWriter()
@@ -64,11 +69,20 @@ struct LogLine {
         }
     }
 
-    private mutating func startPair(_ key: String) {
-        if !isFirst { writer.buffer.writeInteger(UInt8(ascii: " ")) }
+    private mutating func startPair(_ key: StaticString) {
+        separate()
+        writer.buffer.writeStaticString(key)
+        writer.buffer.writeStaticString("=")
+    }
+
+    private mutating func separate() {
+        if !isFirst { writer.buffer.writeStaticString(" ") }
         isFirst = false
-        writer.buffer.writeString(key)
-        writer.buffer.writeInteger(UInt8(ascii: "="))
+    }
+
+    private mutating func writeLogfmt(_ text: String) {
+        let isPlain = !text.isEmpty && text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != 0x22 && $0 != 0x3D }
+        if isPlain { writer.buffer.writeString(text) } else { writer.buffer.writeJSONString(text) }
     }
 
     mutating func end(_ buffer: inout ByteBuffer) {

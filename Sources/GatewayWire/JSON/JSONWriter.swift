@@ -14,71 +14,99 @@ package struct JSONWriter {
     package mutating func endArray() { close(UInt8(ascii: "]")) }
 
     private mutating func open(_ brace: UInt8) {
-        separate()
-        buffer.writeInteger(brace)
+        put(atMost: 1) { $0.put(brace) }
         needsComma = false
     }
 
     private mutating func close(_ brace: UInt8) {
-        buffer.writeInteger(brace)
+        buffer.write(atMost: 1) { $0.put(brace) }
         needsComma = true
     }
 
-    private mutating func separate() {
-        if needsComma { buffer.writeInteger(UInt8(ascii: ",")) }
-        needsComma = true
+    /// A value with the comma and the key before it, in one write: a reply has dozens of them.
+    /// - Parameter most: bytes of the value at most.
+    @inline(__always)
+    private mutating func put(_ key: StaticString? = nil, atMost most: Int, _ value: (inout ByteCursor) -> Void) {
+        let needsComma = needsComma
+        buffer.write(atMost: most + (key?.utf8CodeUnitCount ?? 0) + 4) { cursor in
+            if needsComma { cursor.put(UInt8(ascii: ",")) }
+            if let key {
+                cursor.put(UInt8(ascii: "\""))
+                cursor.put(key)
+                cursor.put("\":")
+            }
+            value(&cursor)
+        }
+        self.needsComma = true
     }
+
+    private mutating func put(_ key: StaticString?, _ text: String) {
+        text.withBytes { bytes in
+            let escapes = bytes.escapeCount
+            put(key, atMost: bytes.count + 5 * escapes + 2) { $0.putJSONString(bytes, escapes: escapes) }
+        }
+    }
+
+    private mutating func put(_ key: StaticString?, _ number: Int) {
+        put(key, atMost: Int.decimalWidth) { $0.putDecimal(number) }
+    }
+
+    private mutating func put(_ key: StaticString?, _ flag: Bool) {
+        put(key, atMost: 5) { $0.put(flag ? "true" : "false") }
+    }
+
+    private mutating func put(_ key: StaticString?, _ number: JSONNumber) {
+        switch number {
+        case .integer(let integer): put(key, Int(integer))
+        case .double(let double):
+            let text = double.description
+            put(key, atMost: text.utf8.count) { $0.putText(text) }
+        }
+    }
+
+    /// Three decimals: microseconds of a time in milliseconds.
+    private mutating func put(_ key: StaticString?, _ duration: Duration) {
+        let microseconds = Int(duration.nanoseconds / 1000)
+        put(key, atMost: Int.decimalWidth + 4) { cursor in
+            cursor.putDecimal(microseconds / 1000)
+            let rest = microseconds % 1000
+            guard rest > 0 else { return }
+            cursor.put(".")
+            cursor.putDecimal(UInt(rest), digits: 3)
+        }
+    }
+
+    private mutating func put(_ key: StaticString?, _ timestamp: Timestamp) {
+        put(key, atMost: Timestamp.width + 2) { cursor in
+            cursor.put("\"")
+            cursor.put(timestamp)
+            cursor.put("\"")
+        }
+    }
+
+    private mutating func putNull(_ key: StaticString?) { put(key, atMost: 4) { $0.put("null") } }
 
     /// A key; its value must follow.
     package mutating func key(_ name: StaticString) {
-        let needsComma = needsComma
-        // One write for the whole of `,"name":`; a reply has dozens of keys.
-        buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: name.utf8CodeUnitCount + 4) { bytes in
-            var at = 0
-            func put(_ byte: UInt8) {
-                bytes[at] = byte
-                at += 1
-            }
-            if needsComma { put(UInt8(ascii: ",")) }
-            put(UInt8(ascii: "\""))
-            for byte in UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount) { put(byte) }
-            put(UInt8(ascii: "\""))
-            put(UInt8(ascii: ":"))
-            return at
-        }
-        self.needsComma = false
-    }
-
-    package mutating func key(_ name: String) {
-        separate()
-        buffer.writeJSONString(name)
-        buffer.writeInteger(UInt8(ascii: ":"))
+        put(name, atMost: 0) { _ in }
         needsComma = false
     }
 
-    package mutating func value(_ text: String) {
-        separate()
-        buffer.writeJSONString(text)
+    package mutating func key(_ name: String) {
+        value(name)
+        buffer.write(atMost: 1) { $0.put(":") }
+        needsComma = false
     }
 
-    package mutating func value(_ flag: Bool) {
-        separate()
-        buffer.writeStaticString(flag ? "true" : "false")
-    }
+    package mutating func value(_ text: String) { put(nil, text) }
 
-    package mutating func value(_ number: Int) {
-        separate()
-        buffer.writeDecimal(number)
-    }
+    package mutating func value(_ flag: Bool) { put(nil, flag) }
 
-    package mutating func value(_ number: JSONNumber) {
-        switch number {
-        case .integer(let integer): value(Int(integer))
-        case .double(let double):
-            separate()
-            buffer.writeString(double.description)
-        }
-    }
+    package mutating func value(_ number: Int) { put(nil, number) }
+
+    package mutating func value(_ number: JSONNumber) { put(nil, number) }
+
+    package mutating func value(_ timestamp: Timestamp) { put(nil, timestamp) }
 
     /// Without a fraction where there is none: 14 and 13.5, as the recorded replies have it.
     package mutating func compactValue(_ number: Double) {
@@ -89,59 +117,32 @@ package struct JSONWriter {
         }
     }
 
-    /// Three decimals: microseconds of a time in milliseconds.
-    package mutating func milliseconds(_ duration: Duration) {
-        separate()
-        let microseconds = duration.nanoseconds / 1000
-        buffer.writeDecimal(Int(microseconds / 1000))
-        let rest = Int(microseconds % 1000)
-        guard rest > 0 else { return }
-        buffer.writeInteger(UInt8(ascii: "."))
-        if rest < 100 { buffer.writeInteger(UInt8(ascii: "0")) }
-        if rest < 10 { buffer.writeInteger(UInt8(ascii: "0")) }
-        buffer.writeDecimal(rest)
-    }
+    package mutating func milliseconds(_ duration: Duration) { put(nil, duration) }
 
     package mutating func millisecondsOrNull(_ duration: Duration?) {
         if let duration { milliseconds(duration) } else { null() }
     }
 
-    package mutating func null() {
-        separate()
-        buffer.writeStaticString("null")
-    }
+    package mutating func null() { putNull(nil) }
 
     /// JSON that is already written.
     package mutating func raw(_ json: ByteBuffer) {
-        separate()
+        put(atMost: 0) { _ in }
         buffer.writeImmutableBuffer(json)
     }
 
-    package mutating func field(_ name: StaticString, _ text: String) {
-        key(name)
-        value(text)
-    }
+    package mutating func field(_ name: StaticString, _ text: String) { put(name, text) }
 
-    package mutating func field(_ name: StaticString, _ number: Int) {
-        key(name)
-        value(number)
-    }
+    package mutating func field(_ name: StaticString, _ number: Int) { put(name, number) }
 
-    package mutating func field(_ name: StaticString, _ flag: Bool) {
-        key(name)
-        value(flag)
-    }
+    package mutating func field(_ name: StaticString, _ flag: Bool) { put(name, flag) }
 
-    package mutating func field(_ name: StaticString, _ number: JSONNumber) {
-        key(name)
-        value(number)
-    }
+    package mutating func field(_ name: StaticString, _ number: JSONNumber) { put(name, number) }
 
     /// In milliseconds, as the name should say.
-    package mutating func field(_ name: StaticString, _ duration: Duration) {
-        key(name)
-        milliseconds(duration)
-    }
+    package mutating func field(_ name: StaticString, _ duration: Duration) { put(name, duration) }
+
+    package mutating func field(_ name: StaticString, _ timestamp: Timestamp) { put(name, timestamp) }
 
     package mutating func field(_ name: StaticString, _ texts: [String]) {
         key(name)
@@ -168,82 +169,9 @@ package struct JSONWriter {
         if let duration { field(name, duration) } else { nullField(name) }
     }
 
-    package mutating func nullField(_ name: StaticString) {
-        key(name)
-        null()
-    }
-}
-
-extension ByteBuffer {
-    package mutating func writeDecimal(_ number: Int) {
-        if number >= 0 && number < 10 {
-            writeInteger(UInt8(ascii: "0") + UInt8(number))
-            return
-        }
-        withUnsafeTemporaryAllocation(byteCount: 20, alignment: 1) { digits in
-            var start = digits.count
-            var rest = number.magnitude
-            while rest > 0 {
-                start -= 1
-                digits[start] = UInt8(ascii: "0") + UInt8(rest % 10)
-                rest /= 10
-            }
-            if number < 0 {
-                start -= 1
-                digits[start] = UInt8(ascii: "-")
-            }
-            writeBytes(UnsafeRawBufferPointer(rebasing: digits[start...]))
-        }
+    package mutating func field(_ name: StaticString, _ timestamp: Timestamp?) {
+        if let timestamp { field(name, timestamp) } else { nullField(name) }
     }
 
-    /// A JSON string with its quotes (RFC 8259 section 7). The only place that escapes.
-    package mutating func writeJSONString(_ text: String) {
-        var text = text
-        text.withUTF8 { source in
-            var escapes = 0
-            for byte in source where byte.needsEscape { escapes += 1 }
-            writeWithUnsafeMutableBytes(minimumWritableBytes: source.count + 5 * escapes + 2) { bytes in
-                bytes[0] = UInt8(ascii: "\"")
-                var at = 1
-                if escapes == 0 {
-                    let run = UnsafeMutableRawBufferPointer(rebasing: bytes[1...])
-                    run.copyMemory(from: UnsafeRawBufferPointer(source))
-                    at += source.count
-                } else {
-                    for byte in source { byte.writeInJSONString(bytes, &at) }
-                }
-                bytes[at] = UInt8(ascii: "\"")
-                return at + 1
-            }
-        }
-    }
-}
-
-extension UInt8 {
-    fileprivate var needsEscape: Bool { self < 0x20 || self == UInt8(ascii: "\"") || self == UInt8(ascii: "\\") }
-
-    /// Of 0 to 15, in lower case.
-    package var hexDigit: UInt8 { self < 10 ? UInt8(ascii: "0") + self : UInt8(ascii: "a") + self - 10 }
-
-    /// At most six bytes.
-    fileprivate func writeInJSONString(_ bytes: UnsafeMutableRawBufferPointer, _ at: inout Int) {
-        func put(_ byte: UInt8) {
-            bytes[at] = byte
-            at += 1
-        }
-        guard needsEscape else { return put(self) }
-        put(UInt8(ascii: "\\"))
-        switch self {
-        case UInt8(ascii: "\""), UInt8(ascii: "\\"): put(self)
-        case 0x0A: put(UInt8(ascii: "n"))
-        case 0x0D: put(UInt8(ascii: "r"))
-        case 0x09: put(UInt8(ascii: "t"))
-        default:
-            put(UInt8(ascii: "u"))
-            put(UInt8(ascii: "0"))
-            put(UInt8(ascii: "0"))
-            put((self >> 4).hexDigit)
-            put((self & 15).hexDigit)
-        }
-    }
+    package mutating func nullField(_ name: StaticString) { putNull(name) }
 }

@@ -46,27 +46,8 @@ package struct Timestamp: Sendable, Equatable {
         return era * 146_097 + dayOfEra - 719_468
     }
 
-    package func write(into buffer: inout ByteBuffer) {
-        let seconds = microseconds / 1_000_000
-        let (year, month, day) = Self.civil(days: seconds / 86_400)
-        let ofDay = Int(seconds % 86_400)
-        withUnsafeTemporaryAllocation(byteCount: 26, alignment: 1) { bytes in
-            bytes.put(year, digits: 4, at: 0)
-            bytes[4] = UInt8(ascii: "-")
-            bytes.put(month, digits: 2, at: 5)
-            bytes[7] = UInt8(ascii: "-")
-            bytes.put(day, digits: 2, at: 8)
-            bytes[10] = UInt8(ascii: "T")
-            bytes.put(ofDay / 3600, digits: 2, at: 11)
-            bytes[13] = UInt8(ascii: ":")
-            bytes.put(ofDay / 60 % 60, digits: 2, at: 14)
-            bytes[16] = UInt8(ascii: ":")
-            bytes.put(ofDay % 60, digits: 2, at: 17)
-            bytes[19] = UInt8(ascii: ".")
-            bytes.put(Int(microseconds % 1_000_000), digits: 6, at: 20)
-            buffer.writeBytes(bytes)
-        }
-    }
+    /// Bytes of one that is written.
+    package static let width = 26
 
     /// The IMF-fixdate of RFC 9110 section 5.6.7: `Sun, 06 Nov 1994 08:49:37 GMT`.
     package var httpDate: String {
@@ -82,7 +63,7 @@ package struct Timestamp: Sendable, Equatable {
     }
 
     /// Days since 1970-01-01 to a date of the Gregorian calendar, counted in eras of 400 years that start in March.
-    private static func civil(days: Int64) -> (year: Int, month: Int, day: Int) {
+    fileprivate static func civil(days: Int64) -> (year: Int, month: Int, day: Int) {
         let shifted = days + 719_468
         let era = shifted / 146_097
         let dayOfEra = shifted % 146_097
@@ -95,12 +76,24 @@ package struct Timestamp: Sendable, Equatable {
     }
 }
 
-extension UnsafeMutableRawBufferPointer {
-    fileprivate func put(_ number: Int, digits: Int, at offset: Int) {
-        var rest = number
-        for position in stride(from: offset + digits - 1, through: offset, by: -1) {
-            self[position] = UInt8(ascii: "0") + UInt8(rest % 10)
-            rest /= 10
-        }
+extension ByteCursor {
+    /// ``Timestamp/width`` bytes.
+    package mutating func put(_ timestamp: Timestamp) {
+        let seconds = timestamp.microseconds / 1_000_000
+        let (year, month, day) = Timestamp.civil(days: seconds / 86_400)
+        let ofDay = UInt(seconds % 86_400)
+        putDecimal(UInt(year), digits: 4)
+        put("-")
+        putDecimal(UInt(month), digits: 2)
+        put("-")
+        putDecimal(UInt(day), digits: 2)
+        put("T")
+        putDecimal(ofDay / 3600, digits: 2)
+        put(":")
+        putDecimal(ofDay / 60 % 60, digits: 2)
+        put(":")
+        putDecimal(ofDay % 60, digits: 2)
+        put(".")
+        putDecimal(UInt(timestamp.microseconds % 1_000_000), digits: 6)
     }
 }
