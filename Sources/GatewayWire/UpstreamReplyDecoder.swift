@@ -2,7 +2,8 @@ import GatewayCore
 
 /// Turns the body of a 200 reply into events, fed in any pieces.
 ///
-/// Success needs the dialect's own end: a clean end of the transfer alone is `truncated`.
+/// Success needs the dialect's own end: a clean end of the transfer alone is `truncated`, and one that is cut is never
+/// told to ``end(parser:into:)``.
 package struct UpstreamReplyDecoder {
     private enum Dialect {
         case ollama(OllamaReplyDecoder)

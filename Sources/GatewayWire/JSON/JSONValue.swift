@@ -41,8 +41,9 @@ package struct JSONValue {
         }
     }
 
-    /// A server's count of tokens; nil for what no server could mean, which sums must not overflow on.
-    var tokenCount: Int? { wholeNumber.flatMap { (0...Int(Int32.max)).contains($0) ? $0 : nil } }
+    /// A server's count of tokens; nil for zero, which is what one that does not count sends, and for what no server
+    /// could mean, which sums must not overflow on.
+    var tokenCount: Int? { wholeNumber.flatMap { (1...Int(Int32.max)).contains($0) ? $0 : nil } }
 
     /// nil for anything but a number; integers above Int64 become doubles.
     package var number: JSONNumber? {
@@ -124,7 +125,7 @@ extension UnsafeBufferPointer<UInt8> {
     }
 
     /// Equality but for the case of ASCII letters; `lowercase` must be lower case.
-    func isCaselessEqual(_ lowercase: StaticString) -> Bool {
+    package func isCaselessEqual(_ lowercase: StaticString) -> Bool {
         guard count == lowercase.utf8CodeUnitCount else { return false }
         for index in 0..<count {
             let byte = self[index]

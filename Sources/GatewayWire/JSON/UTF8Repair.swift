@@ -3,33 +3,34 @@ enum UTF8Repair {
     /// Replaces invalid UTF-8 and escapes of lone surrogates by U+FFFD.
     static func repair(_ bytes: UnsafeRawBufferPointer) -> [UInt8] {
         // String's decoder replaces invalid UTF-8 as the Unicode standard recommends.
-        let text = Array(String(decoding: bytes, as: UTF8.self).utf8)
-        var output: [UInt8] = []
-        output.reserveCapacity(text.count)
+        var text = Array(String(decoding: bytes, as: UTF8.self).utf8)
+        _ = replaceLoneSurrogates(in: &text)
+        return text
+    }
+
+    /// Replaces escapes of lone surrogates by U+FFFD, and leaves everything else as it is.
+    /// - Returns: whether there was one.
+    static func replaceLoneSurrogates(in text: inout [UInt8]) -> Bool {
+        var hasReplaced = false
         var index = 0
-        while index < text.count {
-            guard text[index] == UInt8(ascii: "\\"), index + 1 < text.count else {
-                output.append(text[index])
-                index += 1
+        while index < text.count, let escape = text[index...].firstIndex(of: UInt8(ascii: "\\")) {
+            guard let unit = escapedUnit(text, at: escape) else {
+                index = escape + 2
                 continue
             }
-            guard let unit = escapedUnit(text, at: index) else {
-                output.append(contentsOf: text[index...index + 1])
-                index += 2
-                continue
-            }
+            index = escape + 6
             let isHigh = (0xD800...0xDBFF).contains(unit)
-            let isLow = (0xDC00...0xDFFF).contains(unit)
-            if isHigh, let next = escapedUnit(text, at: index + 6), (0xDC00...0xDFFF).contains(next) {
-                output.append(contentsOf: text[index..<index + 12])
-                index += 12
-            } else {
-                output.append(contentsOf: isHigh || isLow ? Array("\\ufffd".utf8) : Array(text[index..<index + 6]))
+            if isHigh, let next = escapedUnit(text, at: index), isLow(next) {
                 index += 6
+            } else if isHigh || isLow(unit) {
+                text.replaceSubrange(escape..<index, with: "\\ufffd".utf8)
+                hasReplaced = true
             }
         }
-        return output
+        return hasReplaced
     }
+
+    private static func isLow(_ unit: UInt16) -> Bool { (0xDC00...0xDFFF).contains(unit) }
 
     /// The code unit of `\uXXXX` at an index, where one stands there.
     private static func escapedUnit(_ text: [UInt8], at index: Int) -> UInt16? {

@@ -136,42 +136,55 @@ private struct Fields {
     init(_ body: ByteBuffer, _ parser: JSONParser, missing: String) throws(RequestFault) {
         let root: JSONValue
         do {
-            root = try body.withUnsafeReadableBytes { bytes in
-                Result { () throws(JSONParser.Fault) in try parser.parse(bytes) }
-            }.get()
+            root = try Self.parse(body, parser)
         } catch {
             throw RequestFault(Self.text(error))
         }
         guard root.kind == .object else { throw RequestFault(missing) }
         try root.forEachEntry { (key, value) throws(RequestFault) in
             switch key.count {
-            case 4: try take("mode", \.mode, key, value)
+            case 4: try Self.take("mode", &mode, key, value)
             case 5:
-                try take("top_p", \.topP, key, value)
-                try take("top_k", \.topK, key, value)
+                try Self.take("top_p", &topP, key, value)
+                try Self.take("top_k", &topK, key, value)
             case 6:
-                try take("prompt", \.prompt, key, value)
-                try take("stream", \.stream, key, value)
-            case 7: try take("prompts", \.prompts, key, value)
-            case 8: try take("model_id", \.modelID, key, value)
+                try Self.take("prompt", &prompt, key, value)
+                try Self.take("stream", &stream, key, value)
+            case 7: try Self.take("prompts", &prompts, key, value)
+            case 8: try Self.take("model_id", &modelID, key, value)
             case 10:
-                try take("model_type", \.modelType, key, value)
-                try take("max_tokens", \.maxTokens, key, value)
-            case 11: try take("temperature", \.temperature, key, value)
+                try Self.take("model_type", &modelType, key, value)
+                try Self.take("max_tokens", &maxTokens, key, value)
+            case 11: try Self.take("temperature", &temperature, key, value)
             default: break
             }
         }
     }
 
+    /// JavaScript writes what is left of an emoji that was cut in two as the escape of one surrogate, and the Python
+    /// endpoint takes it. It is no character, and read as U+FFFD.
+    private static func parse(_ body: ByteBuffer, _ parser: JSONParser) throws(JSONParser.Fault) -> JSONValue {
+        do throws(JSONParser.Fault) {
+            let result: Result<JSONValue, JSONParser.Fault> = body.withUnsafeReadableBytes { bytes in
+                Result { () throws(JSONParser.Fault) in try parser.parse(bytes) }
+            }
+            return try result.get()
+        } catch {
+            guard error == .malformed else { throw error }
+            var text = Array(body.readableBytesView)
+            guard UTF8Repair.replaceLoneSurrogates(in: &text) else { throw error }
+            return try parser.parse(text)
+        }
+    }
+
     /// Two parsers that each take another one of two equal keys see two different requests, so neither is taken.
-    private mutating func take(
-        _ name: StaticString, _ path: WritableKeyPath<Fields, JSONValue?>, _ key: UnsafeBufferPointer<UInt8>,
-        _ value: JSONValue
+    private static func take(
+        _ name: StaticString, _ field: inout JSONValue?, _ key: UnsafeBufferPointer<UInt8>, _ value: JSONValue
     ) throws(RequestFault) {
         guard key.isCaselessEqual(name) else { return }
         guard key.isEqual(name) else { throw RequestFault("Unknown field; did you mean \(name)?") }
-        guard self[keyPath: path] == nil else { throw RequestFault("Duplicate field: \(name)") }
-        self[keyPath: path] = value
+        guard field == nil else { throw RequestFault("Duplicate field: \(name)") }
+        field = value
     }
 
     private static func text(_ fault: JSONParser.Fault) -> String {

@@ -44,23 +44,11 @@ extension JSONWriter {
         field("timestamp", reply.timestamp)
     }
 
-    package mutating func value(_ timestamp: Timestamp) {
-        var quoted = ByteBuffer()
-        quoted.writeInteger(UInt8(ascii: "\""))
-        timestamp.write(into: &quoted)
-        quoted.writeInteger(UInt8(ascii: "\""))
-        raw(quoted)
-    }
-
-    package mutating func field(_ name: StaticString, _ timestamp: Timestamp?) {
-        key(name)
-        if let timestamp { value(timestamp) } else { null() }
-    }
-
     package mutating func batch(_ results: [BatchResult]) {
         var successful = 0
         var tokens = 0
-        var time = Duration.zero
+        // Items are written in whole microseconds, and their sum is that of what is written.
+        var microseconds: Int64 = 0
         beginObject()
         key("results")
         beginArray()
@@ -70,7 +58,7 @@ extension JSONWriter {
             case .done(let requestID, let text, let tokensGenerated, let inferenceTime):
                 successful += 1
                 tokens += tokensGenerated
-                time += inferenceTime
+                microseconds += inferenceTime.nanoseconds / 1000
                 field("request_id", requestID)
                 field("text", text)
                 field("tokens_generated", tokensGenerated)
@@ -85,7 +73,7 @@ extension JSONWriter {
         endArray()
         field("total_prompts", results.count)
         field("successful", successful)
-        field("total_time_ms", time)
+        field("total_time_ms", Duration.microseconds(microseconds))
         field("total_tokens", tokens)
         endObject()
     }
@@ -130,12 +118,14 @@ package struct TokenStreamWriter: Sendable {
     }
 
     package func token(_ text: String, into buffer: inout ByteBuffer) {
-        switch format {
-        case .sse: buffer.writeStaticString("event: token\ndata: {\"text\":")
-        case .ndjson: buffer.writeStaticString("{\"type\":\"token\",\"text\":")
+        text.withBytes { bytes in
+            let escapes = bytes.escapeCount
+            buffer.write(atMost: bytes.count + 5 * escapes + 40) { cursor in
+                cursor.put(format == .sse ? "event: token\ndata: {\"text\":" : "{\"type\":\"token\",\"text\":")
+                cursor.putJSONString(bytes, escapes: escapes)
+                cursor.put(format == .sse ? "}\n\n" : "}\n")
+            }
         }
-        buffer.writeJSONString(text)
-        buffer.writeStaticString(format == .sse ? "}\n\n" : "}\n")
     }
 
     /// Means nothing to a client and shows proxies that the stream lives.
