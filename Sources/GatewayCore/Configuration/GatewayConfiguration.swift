@@ -25,6 +25,23 @@ package enum ListenAddress: Sendable, Hashable {
     package var isChosenBySystem: Bool {
         if case .tcp(_, port: 0) = self { true } else { false }
     }
+
+    /// Whether only this machine's own programs reach it.
+    package var isLocal: Bool {
+        switch self {
+        case .tcp(let host, _): host.hasPrefix("127.") || host == "::1"
+        case .unix: true
+        }
+    }
+
+    /// Whether it stands for all addresses, the other one among them: the system lets no process listen on both. `[::]`
+    /// takes IPv4 too.
+    package func includes(_ other: ListenAddress) -> Bool {
+        guard case .tcp(let host, let port) = self, case .tcp(let otherHost, let otherPort) = other,
+            port == otherPort, !isChosenBySystem, host != otherHost
+        else { return false }
+        return host == "::" || (host == "0.0.0.0" && !otherHost.contains(":"))
+    }
 }
 
 /// The `[server]` table: listeners, threads, limits and the client-side timers.

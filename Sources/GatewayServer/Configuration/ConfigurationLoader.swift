@@ -18,7 +18,8 @@ package enum ConfigurationLoader {
             loaded.configuration.upstreams.contains(where: { $0.apiKey != nil && text.contains($0.apiKey!) })
         {
             loaded.warnings.append(
-                "\(path) holds an api_key and can be read by other users; chmod 600, or use \"env:NAME\"")
+                "\(path) holds an api_key and can be read by other users; use \"env:NAME\", or chmod 600 where the "
+                    + "gateway's user owns the file")
         }
         return loaded
     }
@@ -49,7 +50,16 @@ package enum ConfigurationLoader {
         }
         GatewayReader.checkWhole(configuration, log: log)
         guard log.faults.isEmpty else { throw .faults(path: path ?? "configuration", log.faults) }
-        return LoadedConfiguration(configuration: configuration, entries: log.entries, warnings: [])
+        return LoadedConfiguration(
+            configuration: configuration, entries: log.entries, warnings: warnings(of: configuration.admin))
+    }
+
+    /// Without a token, who reaches the listener can end requests and read the texts of answers.
+    private static func warnings(of admin: AdminConfiguration) -> [String] {
+        let open = admin.listen.filter { !$0.isLocal }
+        guard !open.isEmpty, admin.tokenDigest == nil else { return [] }
+        let addresses = open.map { "\"\($0)\"" }.joined(separator: ", ")
+        return ["admin.listen: other machines can use \(addresses) without a token; set admin.token_hash"]
     }
 
     static func addresses(

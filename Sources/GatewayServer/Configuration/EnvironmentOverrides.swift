@@ -29,7 +29,7 @@ enum EnvironmentOverrides {
         }
         if let text = value("WEBLLM_GATEWAY_LISTEN", environment) {
             configuration.server.listen = ConfigurationLoader.addresses(
-                text.split(separator: ",").map { String($0) }, key: "WEBLLM_GATEWAY_LISTEN",
+                text.split(separator: ",").compactMap { trimmed($0) }, key: "WEBLLM_GATEWAY_LISTEN",
                 source: .environment("WEBLLM_GATEWAY_LISTEN"), log: log)
         }
     }
@@ -37,6 +37,12 @@ enum EnvironmentOverrides {
     /// An empty variable counts as absent, as in a shell.
     private static func value(_ name: String, _ environment: [String: String]) -> String? {
         environment[name].flatMap { $0.isEmpty ? nil : $0 }
+    }
+
+    /// Without the spaces around it; nil where there is nothing else.
+    private static func trimmed(_ text: Substring) -> String? {
+        guard let end = text.lastIndex(where: { !$0.isWhitespace }) else { return nil }
+        return String(text[...end].drop(while: \.isWhitespace))
     }
 
     private static func setURL(

@@ -65,11 +65,18 @@ enum GatewayReader {
         var admin = AdminConfiguration()
         admin.listen = addresses(table, admin.listen)
         admin.allowedHosts = table.strings("allowed_hosts", admin.allowedHosts).map { $0.lowercased() }
+        for host in admin.allowedHosts where !isHost(host) {
+            table.fault(
+                .badValue, "allowed_hosts",
+                "\"\(host)\" is not accepted; accepted: a host name or address without scheme, port and path, such as "
+                    + "\"ops.example\"")
+        }
         admin.allowedOrigins = table.strings("allowed_origins", admin.allowedOrigins).map { $0.lowercased() }
         for origin in admin.allowedOrigins where !isOrigin(origin) {
             table.fault(
                 .badValue, "allowed_origins",
-                "\"\(origin)\" is not accepted; accepted: https://HOST or http://HOST:PORT")
+                "\"\(origin.withoutSecrets)\" is not accepted; accepted: https://HOST or http://HOST:PORT, as browsers "
+                    + "send it: without a path, and without the scheme's own port")
         }
         if let text = table.optionalString("token_hash", isSecret: true) {
             admin.tokenDigest = tokenDigest(text)
@@ -83,9 +90,17 @@ enum GatewayReader {
         return admin
     }
 
+    /// As a Host header has it, but for the port.
+    private static func isHost(_ text: String) -> Bool {
+        if text.hasPrefix("["), text.hasSuffix("]") { return NumericAddress.isIPv6(text.dropFirst().dropLast()) }
+        return (1...253).contains(text.utf8.count) && text.utf8.allSatisfy { isNameByte($0) }
+    }
+
+    /// As an Origin header has it: no browser sends a path, or the port that the scheme means anyway (RFC 6454, 6.2).
     private static func isOrigin(_ text: String) -> Bool {
         guard let url = try? UpstreamURL.parse(text) else { return false }
-        return url.basePath.isEmpty && !text.hasSuffix("/")
+        let ownPort = url.isTLS ? ":443" : ":80"
+        return text == (url.origin.hasSuffix(ownPort) ? String(url.origin.dropLast(ownPort.count)) : url.origin)
     }
 
     private static func tokenDigest(_ text: String) -> [UInt8]? {
@@ -126,22 +141,34 @@ enum GatewayReader {
 
     /// Where systemd wants state (StateDirectory=), else where the XDG base directory specification wants a user's; nil
     /// where there is neither, and the history stays in memory.
-    private static func defaultHistoryPath(_ environment: [String: String]) -> String? {
-        let file = "/history.sqlite"
-        if let folder = environment["STATE_DIRECTORY"]?.split(separator: ":").first { return folder + file }
+    private static func defaultHistoryPath(
+        _ environment: [String: String]
+    ) -> (path: String, source: ConfigurationSource)? {
+        let file = "history.sqlite"
+        if let folder = environment["STATE_DIRECTORY"]?.split(separator: ":").first {
+            return ("\(folder)/\(file)", .environment("STATE_DIRECTORY"))
+        }
         if let folder = environment["XDG_STATE_HOME"], folder.hasPrefix("/") {
-            return folder + "/webllm-gateway" + file
+            return ("\(folder)/webllm-gateway/\(file)", .environment("XDG_STATE_HOME"))
         }
         guard let home = environment["HOME"], home.hasPrefix("/") else { return nil }
-        return home + "/.local/state/webllm-gateway" + file
+        return ("\(home)/.local/state/webllm-gateway/\(file)", .builtIn)
     }
 
     private static func history(_ table: TableReader, _ environment: [String: String]) -> HistoryConfiguration {
         var history = HistoryConfiguration()
         let path = table.string("path", "")
-        history.path = path.isEmpty ? defaultHistoryPath(environment) : path == ":memory:" ? nil : path
-        if path.isEmpty { table.note("path", history.path.map { "\"\($0)\"" } ?? "\":memory:\"") }
-        if path.utf8.contains(0) { table.fault(.badValue, "path", "holds a NUL") }
+        if path.isEmpty {
+            let found = defaultHistoryPath(environment)
+            history.path = found?.path
+            table.note("path", found.map { "\"\($0.path)\"" } ?? "\":memory:\"", found?.source ?? .builtIn)
+        } else {
+            history.path = path == ":memory:" ? nil : path
+        }
+        if path.hasPrefix("~") {
+            table.fault(
+                .badValue, "path", "\"\(path)\" is not accepted; accepted: a path without ~, which is not expanded")
+        }
         history.maxRows = table.integer("max_rows", history.maxRows, in: 0...1_000_000_000)
         history.retention = table.duration("retention", history.retention, in: .seconds(60)...(hour * 24 * 3650))
         history.storeText = table.bool("store_text", history.storeText)
@@ -166,11 +193,12 @@ enum GatewayReader {
         if name == nil { table.fault(.missingKey, "name", "missing; accepted: 1 to 64 of A-Z a-z 0-9 . _ -") }
         let kind: UpstreamKind? = table.choice("kind", nil)
         let fallbackURL = UpstreamURL(host: "", port: 80)
-        let url = table.parsed("url", fallbackURL, shows: \.text) { (text) throws(TextFault) in
+        let accepts = "an http or https URL"
+        let url = table.parsed("url", fallbackURL, accepts: accepts, shows: \.text) { (text) throws(TextFault) in
             try UpstreamURL.parse(text)
         }
         if url.host.isEmpty, !table.hasFault("url") {
-            table.fault(.missingKey, "url", "missing; accepted: an http or https URL")
+            table.fault(.missingKey, "url", "missing; accepted: \(accepts)")
         }
         var upstream = UpstreamConfiguration(name: name ?? "", kind: kind ?? .ollama, url: url)
         upstream.model = modelName(table, "model", nil)
@@ -218,10 +246,12 @@ enum GatewayReader {
         var warm = WarmConfiguration()
         warm.models = table.strings("models", warm.models)
         for name in warm.models where !isModelName(name) { table.fault(.badValue, "models", modelNameRule(name)) }
-        if !warm.models.isEmpty, let kind, kind != .ollama {
-            table.fault(.badValue, "models", "only upstreams of kind \"ollama\" can load models")
-        }
         warm.keepAlive = table.optionalString("keep_alive")
+        if let kind, kind != .ollama {
+            let detail = "only upstreams of kind \"ollama\" can load models"
+            if !warm.models.isEmpty { table.fault(.badValue, "models", detail) }
+            if warm.keepAlive != nil { table.fault(.badValue, "keep_alive", detail) }
+        }
         if let text = warm.keepAlive, Int(text) == nil, (try? DurationText.parse(text)) == nil {
             table.fault(
                 .badValue, "keep_alive", "\"\(text)\" is not accepted; expected a duration such as \"30m\", or \"-1\"")
@@ -236,6 +266,10 @@ enum GatewayReader {
         var key = text
         if text.hasPrefix("env:") {
             let name = String(text.dropFirst(4))
+            guard !name.isEmpty else {
+                table.fault(.badValue, "api_key", "env: needs the name of a variable")
+                return nil
+            }
             guard let value = environment[name], !value.isEmpty else {
                 table.fault(.badValue, "api_key", "the environment has no \(name)")
                 return nil
@@ -272,19 +306,23 @@ enum GatewayReader {
         func fault(_ kind: ConfigurationError.Fault.Kind, _ key: String, _ detail: String) {
             log.faults.append(.init(kind: kind, key: key, detail: detail))
         }
-        var addresses: Set<ListenAddress> = []
+        var listeners: [(key: String, address: ListenAddress)] = []
         for (key, listen) in [
             ("server.listen", configuration.server.listen), ("admin.listen", configuration.admin.listen),
         ] {
-            for address in listen where !address.isChosenBySystem && !addresses.insert(address).inserted {
-                fault(.duplicateName, key, "\"\(address)\" is there twice")
+            for address in listen where !address.isChosenBySystem {
+                if listeners.contains(where: { $0.address == address }) {
+                    fault(.duplicateName, key, "\"\(address)\" is there twice")
+                } else {
+                    listeners.append((key, address))
+                }
             }
         }
-        for case .tcp(host: "::", let port) in addresses where port != 0 {
-            for case .tcp(let host, port) in addresses where !host.contains(":") {
-                fault(
-                    .duplicateName, "server.listen", "\"[::]:\(port)\" serves IPv4 too: leave out \"\(host):\(port)\"")
-            }
+        for (key, address) in listeners {
+            guard let wider = listeners.first(where: { $0.address.includes(address) }) else { continue }
+            fault(
+                .duplicateName, key,
+                "\"\(wider.address)\" of \(wider.key) includes \"\(address)\": leave out one, or give it another port")
         }
         if configuration.upstreams.isEmpty, !log.faults.contains(where: { $0.key.hasPrefix("upstream") }) {
             fault(.missingKey, "upstream", "missing; accepted: at least one [[upstream]] table")

@@ -1,6 +1,9 @@
 /// Finds the mistakes that TOMLKit's C++ parser asserts cannot be, and would end the process over (both found by
 /// fuzzing): a table header whose name does not start like a name, and a brace that closes a bracket. A typing mistake in
 /// a file that is reloaded must not end a gateway.
+///
+/// And every NUL, written or escaped: the text goes to the parser as a C string, and texts come back as such, so that
+/// what follows would be lost without a word.
 enum TOMLPrecheck {
     struct Fault {
         /// From 1.
@@ -10,8 +13,13 @@ enum TOMLPrecheck {
     }
 
     static func firstFault(_ text: String) -> Fault? {
-        var scanner = Scanner(bytes: Array(text.utf8))
-        return scanner.firstFault()
+        let bytes = Array(text.utf8)
+        let end = bytes.firstIndex(of: 0)
+        var scanner = Scanner(bytes: Array(bytes[..<(end ?? bytes.count)]))
+        if let fault = scanner.firstFault() { return fault }
+        return end.map {
+            Fault(line: scanner.line, column: $0 - scanner.lineStart + 1, reason: "a NUL byte is not accepted")
+        }
     }
 
     private struct Scanner {
@@ -30,7 +38,8 @@ enum TOMLPrecheck {
                 switch bytes[at] {
                 case UInt8(ascii: "\n"): newLine()
                 case UInt8(ascii: "#"): skipComment()
-                case UInt8(ascii: "\""), UInt8(ascii: "'"): skipString()
+                case UInt8(ascii: "\""), UInt8(ascii: "'"):
+                    if let fault = skipString() { return fault }
                 case UInt8(ascii: "[") where open.isEmpty && isLineEmpty:
                     if let fault = header() { return fault }
                 case UInt8(ascii: "["), UInt8(ascii: "{"): open.append(bytes[at])
@@ -64,29 +73,37 @@ enum TOMLPrecheck {
         }
 
         /// Ends on the closing delimiter, or where the text does.
-        private mutating func skipString() {
+        private mutating func skipString() -> Fault? {
             let quote = bytes[at]
             let isTriple = at + 2 < bytes.count && bytes[at + 1] == quote && bytes[at + 2] == quote
             at += isTriple ? 3 : 1
             while at < bytes.count {
                 if bytes[at] == UInt8(ascii: "\\"), quote == UInt8(ascii: "\"") {
+                    if isEscapedNUL { return fault("the escape of a NUL is not accepted") }
                     at += 1
                     if at < bytes.count, bytes[at] == UInt8(ascii: "\n") { newLine() }
                 } else if bytes[at] == quote {
-                    guard isTriple else { return }
+                    guard isTriple else { return nil }
                     if at + 2 < bytes.count, bytes[at + 1] == quote, bytes[at + 2] == quote {
                         at += 2
-                        return
+                        return nil
                     }
                 } else if bytes[at] == UInt8(ascii: "\n") {
                     newLine()
-                    guard isTriple else { return }
+                    guard isTriple else { return nil }
                 }
                 at += 1
             }
+            return nil
         }
 
-        /// Reads over the brackets and looks at what follows; the rest of the line is skipped.
+        /// Whether the backslash begins `\u0000` or `\U00000000`.
+        private var isEscapedNUL: Bool {
+            let rest = bytes[(at + 1)...]
+            return rest.starts(with: "u0000".utf8) || rest.starts(with: "U00000000".utf8)
+        }
+
+        /// Reads over the brackets and looks at what follows; ends before it, as a name may be quoted.
         private mutating func header() -> Fault? {
             at += 1
             if at < bytes.count, bytes[at] == UInt8(ascii: "[") { at += 1 }
@@ -95,7 +112,7 @@ enum TOMLPrecheck {
             guard Self.canStartName(bytes[at]) else {
                 return fault("a table header needs a name of A-Z a-z 0-9 _ - or a quoted one")
             }
-            skipComment()
+            at -= 1
             return nil
         }
 

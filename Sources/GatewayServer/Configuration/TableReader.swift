@@ -74,14 +74,16 @@ final class TableReader {
     }
 
     func duration(_ key: String, _ value: Duration, in range: ClosedRange<Duration>) -> Duration {
-        let found = parsed(key, value, shows: DurationText.format) { (text) throws(TextFault) in
+        let accepts = "a duration such as \"10s\""
+        let found = parsed(key, value, accepts: accepts, shows: DurationText.format) { (text) throws(TextFault) in
             try DurationText.parse(text)
         }
         return bounded(key, found, value, range, shows: DurationText.format)
     }
 
     func size(_ key: String, _ value: Int, in range: ClosedRange<Int>) -> Int {
-        let found = parsed(key, value, shows: ByteSizeText.format) { (text) throws(TextFault) in
+        let accepts = "a size such as \"4MiB\""
+        let found = parsed(key, value, accepts: accepts, shows: ByteSizeText.format) { (text) throws(TextFault) in
             try ByteSizeText.parse(text)
         }
         return bounded(key, found, value, range, shows: ByteSizeText.format)
@@ -111,10 +113,10 @@ final class TableReader {
 
     /// A value that is written as a string and parsed.
     func parsed<Value>(
-        _ key: String, _ value: Value, shows: @escaping (Value) -> String,
+        _ key: String, _ value: Value, accepts: String, shows: @escaping (Value) -> String,
         _ parse: (String) throws(TextFault) -> Value
     ) -> Value {
-        read(key, default: value, accepts: "a string", shows: { shows($0) }) { found in
+        read(key, default: value, accepts: accepts, shows: { shows($0) }) { found in
             guard let text = found.string else { return nil }
             do throws(TextFault) {
                 return try parse(text)
@@ -128,8 +130,10 @@ final class TableReader {
     func strings(_ key: String, _ value: [String]) -> [String] {
         read(key, default: value, accepts: "a list of strings", shows: { "\($0)" }) { found in
             guard let array = found.array else { return nil }
-            let texts = array.compactMap { $0.string }
-            return texts.count == array.count ? texts : nil
+            let texts = array.enumerated().compactMap { index, element in
+                self.element(element, "\(key)[\(index)]")
+            }
+            return texts.count == array.count ? texts : value
         }
     }
 
@@ -138,12 +142,17 @@ final class TableReader {
         read(key, default: [:], accepts: "a table of strings", shows: { "\($0)" }) { found in
             guard let table = found.table else { return nil }
             var texts: [String: String] = [:]
-            for name in table.keys {
-                guard let text = table[name]?.string else { return nil }
-                texts[name] = text
+            for name in table.keys.sorted() {
+                texts[name] = table[name].flatMap { self.element($0, "\(key).\(name)") }
             }
             return texts
         }
+    }
+
+    /// - Returns: nil where it is no string, which is a fault.
+    private func element(_ value: any TOMLValueConvertible, _ key: String) -> String? {
+        if value.string == nil { fault(.wrongType, key, "found \(Self.name(value)); accepted: a string") }
+        return value.string
     }
 
     func subtable(_ key: String) -> TableReader {
@@ -182,7 +191,9 @@ final class TableReader {
     }
 
     /// What a default comes to, where the code cannot know it.
-    func note(_ key: String, _ value: String) { log.override(keyPath(key), value, .builtIn) }
+    func note(_ key: String, _ value: String, _ source: ConfigurationSource) {
+        log.override(keyPath(key), value, source)
+    }
 
     func fault(_ kind: ConfigurationError.Fault.Kind, _ key: String, _ detail: String) {
         log.faults.append(.init(kind: kind, key: keyPath(key), detail: detail))

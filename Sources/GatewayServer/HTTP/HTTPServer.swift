@@ -188,20 +188,6 @@ extension HTTPServer {
     }
 }
 
-extension GatewayConfiguration {
-    /// Keys whose new value takes effect only when the process starts.
-    fileprivate func settingsThatNeedRestart(from old: GatewayConfiguration) -> [String] {
-        var keys: [String] = []
-        if server.listen != old.server.listen { keys.append("server.listen") }
-        if server.threads != old.server.threads { keys.append("server.threads") }
-        if server.curlLoops != old.server.curlLoops { keys.append("server.curl_loops") }
-        if admin.listen != old.admin.listen { keys.append("admin.listen") }
-        if history != old.history { keys.append("history") }
-        if log.level != old.log.level || log.format != old.log.format { keys.append("log") }
-        return keys
-    }
-}
-
 extension SocketAddress {
     /// As gateway.conf has it: `127.0.0.1:8000`, `[::1]:8000`, `unix:/run/gateway.sock`.
     package var plainText: String {
