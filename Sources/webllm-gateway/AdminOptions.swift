@@ -4,7 +4,7 @@ import GatewayServer
 
 /// What the commands share that ask a running gateway's admin listener.
 struct AdminOptions: ParsableArguments {
-    @Option(help: "The gateway's admin address; WEBLLM_GATEWAY_ADMIN_ADDRESS changes the default.")
+    @Option(help: "The gateway's admin address, no Unix socket; WEBLLM_GATEWAY_ADMIN_ADDRESS changes the default.")
     var admin = Self.defaultAddress
 
     // An argument would show the token to every user of the machine.
@@ -21,14 +21,17 @@ struct AdminOptions: ParsableArguments {
 
     private func token() throws -> String? {
         guard let tokenFile else { return Self.defaultToken }
-        // A pipe of the shell's is one too.
-        guard let file = FileHandle(forReadingAtPath: tokenFile),
-            let text = (try? file.readToEnd()).map({ String(decoding: $0, as: UTF8.self) })
-        else {
+        // A pipe of the shell's is one too. An empty file has an end, and no data.
+        guard let file = FileHandle(forReadingAtPath: tokenFile), let bytes = try? file.readToEnd() ?? Data() else {
             printError("\(tokenFile) cannot be read")
             throw ExitCode.noPermission
         }
-        return text.trimmingCharacters(in: .whitespacesAndNewlines)
+        let text = String(decoding: bytes, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+        guard !text.isEmpty else {
+            printError("\(tokenFile) is empty")
+            throw ExitCode.noPermission
+        }
+        return text
     }
 
     func withClient<Value>(_ body: (GatewayClient) async throws -> Value) async throws -> Value {
@@ -45,7 +48,7 @@ struct AdminOptions: ParsableArguments {
     }
 
     private func show<Value: Decodable>(_ reply: GatewayClient.Reply, as type: Value.Type) throws -> Value? {
-        try reply.check()
+        try reply.check(from: admin)
         guard json else { return try reply.decoded(as: type) }
         printRaw(reply.body)
         return nil
@@ -59,9 +62,15 @@ extension GatewayClient.Reply {
     }
 
     /// Ends the command with what the gateway says where that is not a success.
-    func check() throws {
+    /// - Parameter address: of the admin listener that was asked.
+    func check(from address: String) throws {
         guard status != 200 else { return }
         let refusal = try? JSONDecoder().decode(Refusal.self, from: Data(body))
+        // As a gateway answers for paths that it does not have; where one has the path, it says more.
+        if status == 404, refusal?.error ?? "Not found" == "Not found" {
+            printError("\(address) is not the admin listener of a gateway")
+            throw ExitCode.failure
+        }
         printError(
             [refusal?.error ?? "the gateway answered \(status)", refusal?.reason].compactMap { $0 }
                 .joined(separator: ": "))

@@ -7,7 +7,7 @@ struct CancelCommand: AsyncParsableCommand {
 
     @OptionGroup var options: AdminOptions
 
-    @Argument(help: "The request's id, as `running` shows it.", completion: .running)
+    @Argument(help: "The request's id or its request id, as `running` shows them.", completion: .running)
     var id: String
 
     private struct Cancelled: Decodable {
@@ -17,6 +17,8 @@ struct CancelCommand: AsyncParsableCommand {
 
     func run() async throws {
         let path = "/admin/running/\(id.percentEncoded)/cancel"
-        if let reply = try await options.post(path, as: Cancelled.self) { printLine("\(reply.id): \(reply.status)") }
+        if let reply = try await options.post(path, as: Cancelled.self) {
+            printLine("\(id): \(reply.status)".printable())
+        }
     }
 }

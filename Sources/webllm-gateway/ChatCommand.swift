@@ -25,11 +25,13 @@ struct ChatCommand: AsyncParsableCommand {
         let body = try GenerationRequest(prompt: try question(), modelID: options.model, maxTokens: maxTokens).body()
         try await GatewayClient.use(options.gateway) { client in
             var buffer = LineBuffer()
-            var answer = Answer(isJSON: json)
+            var status = 0
+            var answer = Answer(isJSON: json, address: options.gateway)
             for try await piece in client.stream(GenerationRequest.path, body) {
-                for line in buffer.add(piece.bytes) { try answer.show(line) }
+                for line in buffer.add(piece.bytes) { try answer.show(line, status: piece.status) }
+                status = piece.status
             }
-            if !buffer.rest.isEmpty { try answer.show(buffer.rest[...]) }
+            if !buffer.rest.isEmpty { try answer.show(buffer.rest[...], status: status) }
             guard answer.isOver else { throw answer.failure("the answer was cut off") }
         }
     }
@@ -39,7 +41,13 @@ struct ChatCommand: AsyncParsableCommand {
         guard prompt == "-" || isatty(STDIN_FILENO) == 0 else {
             throw ValidationError("Give a prompt, or - to take it from standard input")
         }
-        guard let text = String(data: FileHandle.standardInput.readDataToEndOfFile(), encoding: .utf8) else {
+        let bytes: Data
+        do {
+            bytes = try FileHandle.standardInput.readToEnd() ?? Data()
+        } catch {
+            throw ValidationError("Standard input cannot be read: it is closed, or a folder")
+        }
+        guard let text = String(data: bytes, encoding: .utf8) else {
             throw ValidationError("Standard input is not UTF-8 text")
         }
         return text.trimmingCharacters(in: .newlines)
@@ -49,17 +57,23 @@ struct ChatCommand: AsyncParsableCommand {
 /// What has been printed of an answer.
 private struct Answer {
     let isJSON: Bool
+    /// Of the gateway.
+    let address: String
     private(set) var isOver = false
     private var isInLine = false
 
-    init(isJSON: Bool) { self.isJSON = isJSON }
+    init(isJSON: Bool, address: String) {
+        self.isJSON = isJSON
+        self.address = address
+    }
 
-    mutating func show(_ bytes: ArraySlice<UInt8>) throws {
+    mutating func show(_ bytes: ArraySlice<UInt8>, status: Int) throws {
         guard let line = GenerationLine(bytes) else { throw failure("the answer is not one of a webllm-gateway") }
         if isJSON { printRaw(bytes) }
-        if let error = line.error { throw failure(error) }
+        if let refusal = line.refusal(status: status, from: address) { throw failure(refusal) }
         isOver = line.type == "done"
         if !isJSON { isOver ? end(line) : show(line.text ?? "") }
+        if isOver, line.isFallback { throw failure("no model answered: the text is the gateway's own message") }
     }
 
     private mutating func show(_ text: String) {
@@ -68,11 +82,12 @@ private struct Answer {
         printText(text.printable(keeping: "\n\t"))
     }
 
-    private func end(_ line: GenerationLine) {
+    private mutating func end(_ line: GenerationLine) {
         printLine()
-        guard isatty(STDOUT_FILENO) == 1, let tokens = line.tokensGenerated, let time = line.inferenceTimeMs else {
-            return
-        }
+        isInLine = false
+        guard isatty(STDOUT_FILENO) == 1, !line.isFallback, let tokens = line.tokensGenerated,
+            let time = line.inferenceTimeMs
+        else { return }
         printLine(Style.faint.paint("\(tokens) tokens in \(Words.milliseconds(time))"))
     }
 

@@ -1,4 +1,5 @@
 import ArgumentParser
+import GatewayServer
 
 @main
 struct GatewayCommand: AsyncParsableCommand {
@@ -23,6 +24,7 @@ struct GatewayCommand: AsyncParsableCommand {
               WEBLLM_GATEWAY_ADMIN_ADDRESS  its admin address, for --admin
               WEBLLM_GATEWAY_ADMIN_TOKEN    the admin token, where there is no --token-file
             """,
+        version: GatewayVersion.current,
         groupedSubcommands: [
             CommandGroup(name: "Run", subcommands: [ServeCommand.self, CheckCommand.self, TokenCommand.self]),
             CommandGroup(name: "Ask", subcommands: [ChatCommand.self, BenchCommand.self]),

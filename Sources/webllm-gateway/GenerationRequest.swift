@@ -33,6 +33,16 @@ struct GenerationLine: Decodable, Sendable {
         guard let line = try? decoder.decode(Self.self, from: Data(bytes)) else { return nil }
         self = line
     }
+
+    /// Whether a reply ends with it whose text is the gateway's own: no model answered.
+    var isFallback: Bool { inferenceTimeMs == 0 }
+
+    /// What the gateway says in place of an answer; nil where this is one, or a part of it.
+    /// - Parameter address: of the client listener that was asked; an admin listener has no such path, or wants a token.
+    func refusal(status: Int, from address: String) -> String? {
+        guard status == 404 || status == 401 else { return error }
+        return "\(address) is not the client listener of a gateway: \(error ?? "status \(status)")"
+    }
 }
 
 /// Cuts what comes in pieces into lines.

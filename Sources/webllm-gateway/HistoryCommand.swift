@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import GatewayCore
 
 /// The requests of the past of a running gateway.
 struct HistoryCommand: AsyncParsableCommand {
@@ -34,6 +35,14 @@ struct HistoryCommand: AsyncParsableCommand {
         guard limit.map({ (1...500).contains($0) }) ?? true else {
             throw ValidationError("--limit must be 1 to 500")
         }
+        if let since, since.wholeMatch(of: /[0-9.]+(ms|[smhd])/) != nil {
+            do {
+                _ = try DurationText.parse(since)
+            } catch {
+                throw ValidationError("--since must be \(error)")
+            }
+        }
+        guard id != "" else { throw ValidationError("A request's id is not empty") }
         let hasFilter = upstream != nil || model != nil || errors || since != nil || limit != nil
         if id != nil, hasFilter { throw ValidationError("A request's id leaves nothing to filter") }
     }

@@ -26,9 +26,9 @@ struct StatusCommand: AsyncParsableCommand {
     /// Both replies are objects: their fields are put into one.
     private func ask(_ client: GatewayClient) async throws -> GatewayClient.Reply {
         var reply = try await client.get("/admin/status")
-        try reply.check()
+        try reply.check(from: options.admin)
         let alerts = try await client.get("/admin/alerts")
-        try alerts.check()
+        try alerts.check(from: options.admin)
         reply.body = reply.body.dropLast() + [UInt8(ascii: ",")] + alerts.body.dropFirst()
         return reply
     }
@@ -42,7 +42,7 @@ struct StatusCommand: AsyncParsableCommand {
 
     private func show(from first: GatewayClient.Reply, _ client: GatewayClient) async throws {
         let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm, .sighup)
-        let screen = isatty(STDOUT_FILENO) == 1 && !options.json ? Screen() : nil
+        let screen = isTerminal(STDOUT_FILENO) && !options.json ? Screen() : nil
         defer { screen?.close() }
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask { for await _ in signals { return } }

@@ -9,8 +9,11 @@ import json
 import pathlib
 import signal
 import subprocess
+import threading
 import unittest
+import urllib.request
 
+from scripts import Scripts  # noqa: F401, its tests run with these
 from setting import Setting
 from terminal import Terminal
 
@@ -38,10 +41,25 @@ class WithoutAGateway(unittest.TestCase):
             ["nonsense"], ["drain"], ["status", "--nonsense"], ["history", "--limit", "0"], ["history", "--limit", "501"],
             ["history", "1", "--errors"], ["history", "--since", "yesterday"], ["bench", "--connections", "0"],
             ["bench", "--requests", "0"], ["bench", "--duration", "2 s"], ["bench", "--duration", "2h"], ["cancel"],
-            ["chat", "x", "--gateway", "not an address"],
+            ["chat", "x", "--gateway", "not an address"], ["bench", "--max-tokens", "0"], ["bench", "--prompt", " "],
+            ["history", ""],
         ]:
             with self.subTest(arguments=arguments):
                 gateway.run(*arguments, code=64)
+
+    def test_a_time_too_far_back_is_told_the_limit(self):
+        _, errors = gateway.run("history", "--since", "99999999d", code=64)
+        self.assertIn("at most 100000d", errors)
+
+    def test_a_unix_socket_is_refused_with_a_way_out(self):
+        for arguments in [["status", "--admin"], ["chat", "x", "--gateway"], ["bench", "--gateway"]]:
+            with self.subTest(arguments=arguments):
+                _, errors = gateway.run(*arguments, "unix:/run/gateway.sock", code=64)
+                self.assertIn("does not support Unix sockets", errors)
+                self.assertIn("curl --unix-socket /run/gateway.sock ", errors)
+
+    def test_the_version_is_the_gateways(self):
+        self.assertEqual(gateway.run("--version")[0], gateway.json("status")["version"] + "\n")
 
     def test_no_gateway_is_69(self):
         nowhere = f"127.0.0.1:{gateway.closed}"
@@ -111,6 +129,22 @@ class Operating(unittest.TestCase):
             _, errors = gateway.run(verb, "no such", code=1)
             self.assertEqual(errors, "webllm-gateway: No upstream is called no such\n")
 
+    def test_another_listener_is_named(self):
+        address = f"127.0.0.1:{gateway.port}"
+        for arguments in [
+            ["status"], ["status", "--json"], ["running"], ["history"], ["history", "1"], ["explain"], ["cancel", "1"],
+            ["drain", "first"], ["reload"],
+        ]:
+            with self.subTest(arguments=arguments):
+                out, errors = gateway.run(*arguments, "--admin", address, code=1)
+                self.assertEqual(
+                    (out, errors), ("", f"webllm-gateway: {address} is not the admin listener of a gateway\n"))
+        address = f"127.0.0.1:{gateway.admin}"
+        for arguments in [["chat", "x"], ["bench", "--requests", "1"]]:
+            with self.subTest(arguments=arguments):
+                _, errors = gateway.run(*arguments, "--gateway", address, code=1)
+                self.assertIn(f"{address} is not the client listener of a gateway: The admin token", errors)
+
     def test_reload(self):
         try:
             gateway.config.write_text(gateway.text + "[nonsense]\n")
@@ -130,7 +164,12 @@ class Operating(unittest.TestCase):
         file = gateway.path("token")
         file.write_text(gateway.token + "\n")
         gateway.run("running", "--token-file", file, WEBLLM_GATEWAY_ADMIN_TOKEN="wrong")
-        gateway.run("running", "--token-file", gateway.path("missing"), code=77)
+        for content, fault in [(None, "cannot be read"), ("", "is empty"), ("\n", "is empty")]:
+            file = gateway.path("missing" if content is None else "empty")
+            if content is not None:
+                file.write_text(content)
+            _, errors = gateway.run("running", "--token-file", file, code=77)
+            self.assertEqual(errors, f"webllm-gateway: {file} {fault}\n")
         gateway.run("chat", "x", WEBLLM_GATEWAY_ADMIN_TOKEN="")
 
     def test_completions_ask_the_gateway(self):
@@ -227,7 +266,25 @@ class Running(unittest.TestCase):
         self.assertEqual(client.returncode, 1)
         _, errors = gateway.run("cancel", id, code=1)
         self.assertEqual(errors, f"webllm-gateway: No request with the id {id} runs\n")
-        gateway.run("cancel", "../x", code=1)
+        for id in ["../x", "abc"]:
+            _, errors = gateway.run("cancel", id, code=1)
+            self.assertEqual(errors, f"webllm-gateway: No request with the id {id} runs\n")
+
+    def test_a_request_id_cancels_all_that_runs_for_it(self):
+        # A number that is no running request's own id.
+        for id in ["4000000000", "two-prompts"]:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{gateway.port}/webllm/api/infer/batch", json.dumps({"prompts": ["wait"] * 2}).encode(),
+                {"Content-Type": "application/json", "X-Request-Id": id})
+            client = threading.Thread(target=lambda request=request: urllib.request.urlopen(request, timeout=20).read())
+            client.start()
+            generations = [gateway.first.waiting.get(timeout=10) for _ in range(2)]
+            self.assertEqual({request["request_id"] for request in gateway.json("running")["running"]}, {id})
+            self.assertEqual(gateway.run("cancel", id)[0], f"{id}: cancelled\n")
+            for generation in generations:
+                self.assertTrue(generation.left.wait(10), "the upstream still generates")
+            client.join(timeout=20)
+            self.assertFalse(client.is_alive())
 
 
 class Chat(unittest.TestCase):
@@ -236,6 +293,15 @@ class Chat(unittest.TestCase):
         self.assertEqual(gateway.run("chat", "-", stdin=b"there\n")[0], "Hello there\n")
         self.assertEqual(gateway.run("chat", stdin="über\n".encode())[0], "Hello über\n")
         gateway.run("chat", stdin=b"\xff", code=64)
+
+    def test_standard_input_that_cannot_be_read_is_64(self):
+        for redirection in ["</", "<&-"]:
+            with self.subTest(redirection=redirection):
+                done = subprocess.run(
+                    ["sh", "-c", f'exec "$0" chat {redirection}', gateway.binary], capture_output=True, text=True,
+                    timeout=30, env=gateway.environment)
+                self.assertEqual((done.returncode, done.stdout), (64, ""))
+                self.assertTrue(done.stderr.startswith("Error: Standard input cannot be read"), done.stderr)
 
     def test_json_is_the_streams_lines(self):
         lines = [json.loads(line) for line in gateway.run("chat", "you", "--json")[0].splitlines()]
@@ -246,6 +312,18 @@ class Chat(unittest.TestCase):
         out, errors = gateway.run("chat", "fail", code=1)
         self.assertEqual((out, errors), ("", "webllm-gateway: No model could answer\n"))
         gateway.run("chat", "fail", "--json", code=1)
+
+    def test_the_gateways_own_message_is_no_answer(self):
+        try:
+            gateway.config.write_text(gateway.text.replace('fallback_message = ""', 'fallback_message = "Sorry"'))
+            gateway.run("reload")
+            told = "webllm-gateway: no model answered: the text is the gateway's own message\n"
+            self.assertEqual(gateway.run("chat", "fail", code=1), ("Sorry\n", told))
+            out, errors = gateway.run("chat", "fail", "--json", code=1)
+            self.assertEqual((json.loads(out.splitlines()[-1])["text"], errors), ("Sorry", told))
+        finally:
+            gateway.config.write_text(gateway.text)
+            gateway.run("reload")
 
     def test_model_output_does_not_steer_the_terminal(self):
         out, _ = gateway.run("chat", "hostile")  # which looks for such characters
@@ -302,6 +380,16 @@ class OnATerminal(unittest.TestCase):
         self.assertTrue(terminal.output.startswith(enter + "\x1b[H"))
         self.assertNotIn("\x1b[2J", terminal.output, "a screen that is erased first flickers")
         self.assertTrue(terminal.output.endswith(leave), repr(terminal.output[-100:]))
+
+    def test_a_dumb_terminal_is_not_steered(self):
+        environment = gateway.environment | {"TERM": "dumb"}
+        watch = Terminal(gateway.binary, "status", "--watch", env=environment)
+        watch.read_until("second")
+        watch.press("\x03")
+        bench = Terminal(gateway.binary, "bench", "--requests", "4", env=environment)
+        for terminal in [watch, bench]:
+            self.assertEqual(terminal.end(), 0)
+            self.assertNotIn("\x1b", terminal.output)
 
     def test_watch_in_a_pipe(self):
         for options, isWhole in [([], lambda line: line.startswith("second")), (["--json"], json.loads)]:
@@ -360,6 +448,12 @@ class Bench(unittest.TestCase):
         self.assertEqual(report["errors"], {"total_timer": 1})
         self.assertTrue(gateway.first.waiting.get(timeout=10).left.wait(10), "the upstream still generates")
 
+    def test_where_nothing_was_answered_the_first_error_is_told(self):
+        _, errors = gateway.run("bench", "--requests", "2", "--prompt", "fail", code=1)
+        self.assertEqual(errors, "webllm-gateway: no model answered 2 requests; the first: No model could answer\n")
+        report = gateway.json("bench", "--requests", "2", "--prompt", "fail", code=1)
+        self.assertEqual(report["first_error"], "No model could answer")
+
     def test_a_duration_bounds_it(self):
         report, _ = self.bench("--duration", "500ms", "--connections", "2")
         self.assertGreaterEqual(report["elapsed_s"], 0.5)
@@ -389,6 +483,16 @@ class Bench(unittest.TestCase):
         gateway.run("bench", "--output", gateway.path("missing") / "x", code=1)
         self.assertEqual(gateway.first.prompts, [])
 
+    def test_a_file_is_kept_until_there_are_figures(self):
+        old, new = gateway.path("old.json"), gateway.path("new.json")
+        old.write_text("old" * 10_000)
+        for file in [old, new]:
+            gateway.run("bench", "--output", file, "--gateway", f"127.0.0.1:{gateway.closed}", code=69)
+        self.assertEqual(old.read_text(), "old" * 10_000)
+        self.assertFalse(new.exists())
+        gateway.run("bench", "--requests", "1", "--output", old)
+        self.assertEqual(json.loads(old.read_text())["answered"], 1)
+
 
 def main():
     global gateway
@@ -396,6 +500,7 @@ def main():
     parser.add_argument("--gateway", required=True, type=pathlib.Path)
     arguments, rest = parser.parse_known_args()
     gateway = Setting(arguments.gateway.resolve())
+    Scripts.binary = gateway.binary
     try:
         unittest.main(argv=["run.py", *rest])
     finally:

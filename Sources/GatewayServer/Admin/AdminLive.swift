@@ -25,22 +25,50 @@ enum AdminLive {
         }
     }
 
-    /// `POST /admin/running/ID/cancel`.
+    /// `POST /admin/running/ID/cancel`: by its id, or by its request id, which may be a number too.
     private static func cancel(_ call: Routes.Call, _ done: @escaping @Sendable (Reply) -> Void) {
-        let parts = call.rest.split(separator: "/", omittingEmptySubsequences: false)
-        guard parts.count == 2, parts[1] == "cancel", let id = UInt64(parts[0]) else {
+        let verb = "/cancel"
+        guard call.rest.hasSuffix(verb), call.rest != verb else {
             return done(.error(404, "Not found; accepted: /admin/running/ID/cancel"))
         }
         guard let operations = call.gateway.operations else { return done(.error(503, "The gateway is stopping")) }
+        let name = String(call.rest.dropLast(verb.count))
         let gateway = call.gateway
-        operations.cancel(id) { found in
-            guard found else { return done(.error(404, "No request with the id \(id) runs")) }
+        let answer: @Sendable (UInt64?) -> Void = { id in
+            guard let id else {
+                let shown = name.cut(toBytes: 100, characters: 100)
+                return done(.error(404, "No request with the id \(shown) runs"))
+            }
             gateway.logger.info("operator cancelled a request", metadata: ["id": .stringConvertible(id)])
             done(
                 .object { writer in
                     writer.field("id", "\(id)")
                     writer.field("status", "cancelled")
                 })
+        }
+        let byRequestID: @Sendable () -> Void = {
+            operations.running(.max) { requests, _ in
+                let ids = requests.filter { $0.requestID == name }.map(\.id)
+                cancelAll(ids[...], operations, answer)
+            }
+        }
+        guard let id = UInt64(name) else { return byRequestID() }
+        operations.cancel(id) { found in
+            if found { answer(id) } else { byRequestID() }
+        }
+    }
+
+    /// A batch has several under one request id. They end one after the other.
+    /// - Parameters:
+    ///   - first: the first of those so far that ran.
+    ///   - done: is told the first that ran; nil where none did.
+    private static func cancelAll(
+        _ ids: ArraySlice<UInt64>, _ operations: any GatewayOperations, first: UInt64? = nil,
+        _ done: @escaping @Sendable (UInt64?) -> Void
+    ) {
+        guard let id = ids.first else { return done(first) }
+        operations.cancel(id) { found in
+            cancelAll(ids.dropFirst(), operations, first: first ?? (found ? id : nil), done)
         }
     }
 

@@ -38,6 +38,11 @@ package final class GatewayClient: Sendable {
     /// - Parameter token: proves an operator to an admin listener.
     /// - Throws: ``GatewayError`` where the address or the token cannot be one.
     package init(_ address: String, token: String? = nil) throws {
+        if address.hasPrefix("unix:") {
+            throw GatewayError(
+                "\(address) is not accepted: the command line does not support Unix sockets; "
+                    + "curl --unix-socket \(address.dropFirst(5)) http://localhost/... asks there")
+        }
         do {
             url = try UpstreamURL.parse(address.contains("://") ? address : "http://\(address)")
         } catch {

@@ -2,6 +2,7 @@ import ArgumentParser
 import Foundation
 import GatewayCore
 import GatewayServer
+import Glibc
 import UnixSignals
 
 /// Puts load on a running gateway and measures what its clients see.
@@ -58,6 +59,8 @@ struct BenchCommand: AsyncParsableCommand {
         guard requests.map({ (1...1_000_000).contains($0) }) ?? true else {
             throw ValidationError("--requests must be 1 to 1000000")
         }
+        guard (1...2048).contains(maxTokens) else { throw ValidationError("--max-tokens must be 1 to 2048") }
+        guard !prompt.allSatisfy(\.isWhitespace) else { throw ValidationError("--prompt must not be empty") }
     }
 
     func run() async throws {
@@ -66,26 +69,42 @@ struct BenchCommand: AsyncParsableCommand {
                 printError("\(options.gateway) is not on this machine; --allow-remote puts load on it all the same")
                 throw ExitCode.validationFailure
             }
-            // What is wrong with the file is better known before the load than after it.
-            if let output { try Self.write(Data(), to: output) }
+            if let output { try Self.checkWritable(output) }
             return try await measure(client)
         }
         if let output { try Self.write(try encodedJSON(report) + [0x0A], to: output) }
         if json { try printJSON(report) } else { printLine(report.lines.joined(separator: "\n")) }
         if report.interrupted { throw ExitCode.interrupted }
         if report.failed > 0 {
-            printError("no model answered \(Words.count(report.failed, "request"))")
+            var message = "no model answered \(Words.count(report.failed, "request"))"
+            if report.answered == 0, let error = report.firstError { message += "; the first: \(error)" }
+            printError(message)
             throw ExitCode.failure
         }
     }
 
+    /// What is wrong with the file is better known before the load than after it. It keeps what it holds until there are
+    /// figures, and one that is not there is not made.
+    private static func checkWritable(_ path: String) throws {
+        let new = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666)
+        let descriptor = new >= 0 ? new : open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o666)
+        guard descriptor >= 0 else { throw unwritable(path) }
+        close(descriptor)
+        if new >= 0 { unlink(path) }
+    }
+
     private static func write(_ data: Data, to path: String) throws {
         do {
+            // Not by another file in its place: it may be a link, a pipe or a terminal.
             try data.write(to: URL(fileURLWithPath: path))
         } catch {
-            printError("\(path) cannot be written")
-            throw ExitCode.failure
+            throw unwritable(path)
         }
+    }
+
+    private static func unwritable(_ path: String) -> ExitCode {
+        printError("\(path) cannot be written")
+        return .failure
     }
 
     private func measure(_ client: GatewayClient) async throws -> BenchReport {
@@ -121,7 +140,9 @@ struct BenchCommand: AsyncParsableCommand {
             for _ in 0..<connections {
                 group.addTask {
                     while !Task.isCancelled, tally.begin() {
-                        if let sample = await BenchRequest.send(client, body, timeout: timeout) { tally.record(sample) }
+                        if let sample = await BenchRequest.send(client, options.gateway, body, timeout: timeout) {
+                            tally.record(sample)
+                        }
                     }
                 }
             }
@@ -147,7 +168,8 @@ struct BenchCommand: AsyncParsableCommand {
             gateway: options.gateway, model: options.model, connections: connections, stream: stream,
             maxTokens: maxTokens, elapsedS: (seconds * 1000).rounded() / 1000, interrupted: interrupted,
             requests: figures.ended, answered: figures.answered, failed: figures.failed, errors: figures.errors,
-            requestsPerSecond: rate(figures.answered), tokens: figures.tokens, tokensPerSecond: rate(figures.tokens),
+            firstError: figures.firstError, requestsPerSecond: rate(figures.answered), tokens: figures.tokens,
+            tokensPerSecond: rate(figures.tokens),
             firstTokenMs: .init(figures.firstToken), gapMs: .init(figures.gaps), requestMs: .init(figures.total))
     }
 }

@@ -31,6 +31,8 @@ struct BenchReport: Encodable, Sendable {
     var failed: Int
     /// By kind.
     var errors: [String: Int]
+    /// In the gateway's words; nil where it had none.
+    var firstError: String?
     var requestsPerSecond: Double
     var tokens: Int
     var tokensPerSecond: Double

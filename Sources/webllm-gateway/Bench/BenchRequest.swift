@@ -4,6 +4,7 @@ import GatewayServer
 
 /// One request of a bench, measured.
 struct BenchRequest {
+    private let address: String
     private var sample = BenchTally.Sample()
     private let start = MonotonicTime.now
     private var lastToken: MonotonicTime?
@@ -15,9 +16,14 @@ struct BenchRequest {
     private static let token = Array(#"{"type":"token","text":""#.utf8)
     private static let heartbeat = Array(#"{"type":"token","text":""}"#.utf8)
 
+    private init(address: String) { self.address = address }
+
+    /// - Parameter address: the gateway's, for messages.
     /// - Returns: nil where the task was cancelled before the end.
-    static func send(_ client: GatewayClient, _ body: String, timeout: Duration) async -> BenchTally.Sample? {
-        var request = BenchRequest()
+    static func send(
+        _ client: GatewayClient, _ address: String, _ body: String, timeout: Duration
+    ) async -> BenchTally.Sample? {
+        var request = BenchRequest(address: address)
         do {
             for try await piece in client.stream(GenerationRequest.path, body, timeout: timeout) {
                 request.status = piece.status
@@ -56,11 +62,12 @@ struct BenchRequest {
             return
         }
         sample.tokens = line.tokensGenerated ?? 0
+        sample.message = line.refusal(status: status, from: address)
         if status != 200 {
             sample.error = "status_\(status)"
         } else if line.error != nil {
             sample.error = "error_event"
-        } else if line.inferenceTimeMs == 0 {
+        } else if line.isFallback {
             sample.error = "fallback_message"
         }
     }

@@ -12,6 +12,8 @@ final class BenchTally: Sendable {
         var total = Duration.zero
         /// Nil where it was answered. A closed set, but for the status.
         var error: String?
+        /// What the gateway said of the error.
+        var message: String?
     }
 
     /// What is counted so far.
@@ -23,6 +25,8 @@ final class BenchTally: Sendable {
         var gaps = DurationCounts()
         var total = DurationCounts()
         var errors: [String: Int] = [:]
+        /// The first that the gateway had words for, in its words.
+        var firstError: String?
 
         var failed: Int { errors.values.reduce(0, +) }
         var ended: Int { answered + failed }
@@ -58,6 +62,7 @@ final class BenchTally: Sendable {
         state.withLock { figures in
             guard sample.error == nil else {
                 figures.errors[sample.error ?? "", default: 0] += 1
+                figures.firstError = figures.firstError ?? sample.message
                 return
             }
             figures.answered += 1

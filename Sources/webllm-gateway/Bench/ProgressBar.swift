@@ -1,8 +1,8 @@
 import Glibc
 
-/// A line on standard error that is written over and over; nothing where that is not a terminal.
+/// A line on standard error that is written over and over; nothing where nobody sees it so.
 struct ProgressBar {
-    let isOn = isatty(STDERR_FILENO) == 1
+    let isOn = isTerminal(STDERR_FILENO)
     private static let width = 30
 
     /// - Parameter share: 0...1.

@@ -1,5 +1,8 @@
 import Glibc
 
+/// Whether a person reads there, on a terminal that knows escape sequences.
+func isTerminal(_ descriptor: Int32) -> Bool { isatty(descriptor) == 1 && environment["TERM"] != "dumb" }
+
 /// Colours, only where a person reads them.
 enum Style {
     case plain
@@ -8,8 +11,7 @@ enum Style {
     case faint
     case bold
 
-    private static let isOn =
-        isatty(STDOUT_FILENO) == 1 && (environment["NO_COLOR"] ?? "").isEmpty && environment["TERM"] != "dumb"
+    private static let isOn = isTerminal(STDOUT_FILENO) && (environment["NO_COLOR"] ?? "").isEmpty
 
     func paint(_ text: String) -> String { Self.isOn && self != .plain ? "\u{1B}[\(code)m\(text)\u{1B}[0m" : text }
 
