@@ -93,6 +93,8 @@ package final class Gateway: Sendable {
         WaiterID(rawValue: nextWaiter.add(1, ordering: .relaxed).newValue)
     }
 
+    func hasMore(_ request: SelectionRequest) -> Bool { table.withLock { $0.hasMore(request, now: .now) } }
+
     func select(_ request: SelectionRequest, for generation: Generation) -> Selection {
         let selection = table.withLock { table in
             let selection = table.select(request, now: .now)
@@ -155,11 +157,26 @@ package final class Gateway: Sendable {
 
     /// A dry run for one model.
     /// - Returns: the ranked candidates; who is asked where nobody is available; and at whom it waits where that one is full.
-    func plan(_ modelID: String) -> (candidates: [Candidate], lastResort: UpstreamID?, usable: UpstreamID?) {
+    func plan(_ modelID: String) -> Plan {
         let request = SelectionRequest(waiter: WaiterID(rawValue: 0), modelID: modelID)
         return table.withLock { table in
-            let now = MonotonicTime.now
-            return (table.plan(request, now: now), table.lastResort(request), table.firstUsable(request, now: now))
+            Plan(request, table, now: .now)
+        }
+    }
+
+    /// What would become of a request now.
+    struct Plan: Sendable {
+        let candidates: [Candidate]
+        let lastResort: UpstreamID?
+        /// Where it would wait.
+        let usable: UpstreamID?
+        let isQueueFull: Bool
+
+        init(_ request: SelectionRequest, _ table: UpstreamTable, now: MonotonicTime) {
+            candidates = table.plan(request, now: now)
+            lastResort = table.lastResort(request)
+            usable = table.firstUsable(request, now: now)
+            isQueueFull = usable.map { table.isQueueFull($0) } ?? false
         }
     }
 
@@ -168,6 +185,10 @@ package final class Gateway: Sendable {
     // MARK: Models
 
     func isCold(_ id: UpstreamID, model: String?) -> Bool { table.withLock { $0.isCold(id, model: model) } }
+
+    func isAvailableElsewhere(_ request: SelectionRequest, than id: UpstreamID) -> Bool {
+        table.withLock { $0.isAvailableElsewhere(request, than: id, now: .now) }
+    }
 
     func isLoadedElsewhere(_ request: SelectionRequest, than id: UpstreamID) -> Bool {
         table.withLock { $0.isLoadedElsewhere(request, than: id, now: .now) }

@@ -88,6 +88,34 @@ struct RoutingPolicyTests {
         #expect(counts == [500, 100, 200])
     }
 
+    /// What could not be asked for a while saves nothing up for it.
+    @Test(arguments: ["full", "pinned away"])
+    func weightedSharesAreAsBeforeAfterOneWasNotAsked(_ cause: String) {
+        var table = table(.weighted) { upstreams, _ in
+            for index in upstreams.indices { upstreams[index].maxInFlight = index == 1 ? 1 : 1000 }
+        }
+        if cause == "full" {
+            for _ in 0..<200 { _ = choose(&table) }
+            for (index, status) in table.statuses(now: at(0)).enumerated() {
+                for _ in 0..<status.inFlight { settle(&table, index, AttemptReport(.neutral)) }
+            }
+        } else {
+            var pinned = request(1)
+            pinned.pinned = "u0"
+            for _ in 0..<200 {
+                _ = table.select(pinned, now: at(0))
+                settle(&table, 0, AttemptReport(.neutral))
+            }
+        }
+        var counts = [0, 0, 0]
+        for _ in 0..<30 {
+            let index = choose(&table)!
+            counts[index] += 1
+            settle(&table, index, AttemptReport(.neutral))
+        }
+        #expect(counts.allSatisfy { (9...11).contains($0) }, "\(counts)")
+    }
+
     @Test func amongEqualsTheLoadedOneThenTheInstalled() {
         var table = table(.leastBusy)
         table.setInstalled(UpstreamID(index: 1), ["m:latest"])

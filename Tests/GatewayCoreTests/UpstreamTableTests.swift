@@ -85,6 +85,59 @@ struct UpstreamTableTests {
         #expect(table.select(request(1, tried: [0, 1]), now: at(0)) == .exhausted(.allTried))
     }
 
+    /// A pause before another attempt is for requests that will have one.
+    @Test func itIsKnownWhetherAnotherAttemptFollows() {
+        var table = table([4, 4, 4], maxAttempts: 3)
+        #expect(table.hasMore(request(1, tried: [0, 1]), now: at(0)))
+        #expect(!table.hasMore(request(1, tried: [0, 1, 2]), now: at(0)))
+        for _ in 0..<3 { _ = table.probeFinished(UpstreamID(index: 2), success: false, now: at(0)) }
+        #expect(table.hasMore(request(1, tried: [0, 1]), now: at(0)), "it is tried all the same")
+        _ = table.setMode("u2", .disabled, now: at(0))
+        #expect(!table.hasMore(request(1, tried: [0, 1]), now: at(0)))
+        let bounded = self.table([4, 4, 4], maxAttempts: 2)
+        #expect(!bounded.hasMore(request(1, tried: [0, 1]), now: at(0)))
+    }
+
+    @Test(arguments: [AttemptFailure.modelNotFound, .status(401)])
+    func anUpstreamThatTakesNoRequestIsInTrouble(_ failure: AttemptFailure) {
+        var table = table([4])
+        func fail() {
+            _ = table.select(request(1), now: at(0))
+            _ = settle(&table, 0, AttemptReport(.neutral, failure: failure), now: at(0))
+        }
+        for _ in 0..<2 { fail() }
+        #expect(!table.statuses(now: at(0))[0].isFailing)
+        fail()
+        let status = table.statuses(now: at(0))[0]
+        #expect(status.isFailing && status.trouble?.failed == 3 && status.trouble?.failure == failure)
+        #expect(HealthSummary([status], isHistoryDegraded: false) == .some)
+        #expect(status.isAvailable && status.breaker == .closed, "it is asked as before")
+        #expect(!table.statuses(now: at(301))[0].isFailing, "nobody has asked since")
+        #expect(table.statuses(now: at(301))[0].trouble?.isAlarming == true)
+    }
+
+    @Test(arguments: [AttemptFailure.busy, .tooManyRequests(retryAfter: 1), .disabled])
+    func whatPassesIsNoTrouble(_ failure: AttemptFailure) {
+        var table = table([4])
+        for _ in 0..<5 {
+            _ = table.select(request(1), now: at(0))
+            _ = settle(&table, 0, AttemptReport(.neutral, failure: failure), now: at(0))
+        }
+        #expect(table.statuses(now: at(0))[0].trouble == nil)
+    }
+
+    @Test func anotherThatCouldAnswerIsKnown() {
+        var table = table([4, 1], maxAttempts: 2)
+        let first = UpstreamID(index: 0)
+        #expect(table.isAvailableElsewhere(request(1), than: first, now: at(0)))
+        #expect(!table.isAvailableElsewhere(request(1, tried: [0, 1]), than: first, now: at(0)))
+        var pinned = request(2)
+        pinned.pinned = "u0"
+        #expect(!table.isAvailableElsewhere(pinned, than: first, now: at(0)))
+        _ = table.select(request(3, tried: [0]), now: at(0))
+        #expect(!table.isAvailableElsewhere(request(1), than: first, now: at(0)), "it is full")
+    }
+
     @Test func whoWaitsIsServedInOrder() {
         var table = table([1])
         #expect(upstream(table.select(request(1), now: at(0))) == 0)

@@ -285,6 +285,57 @@ struct AdminTests {
         }
     }
 
+    /// It says what a request would meet that came now.
+    @Test func explainSaysWhatIsChosen() {
+        let now = MonotonicTime(nanoseconds: 0)
+        func request(_ id: UInt64) -> SelectionRequest { SelectionRequest(waiter: WaiterID(rawValue: id)) }
+        func table(maxQueue: Int = 64) -> UpstreamTable {
+            UpstreamTable(
+                upstreams: ["a", "b"].map { name in
+                    var upstream = UpstreamConfiguration(
+                        name: name, kind: .ollama, url: UpstreamURL(host: "127.0.0.1", port: 1))
+                    upstream.maxInFlight = name == "a" ? 4 : 1
+                    upstream.maxQueue = maxQueue
+                    return upstream
+                }, routing: RoutingConfiguration())
+        }
+        func decision(_ table: UpstreamTable) -> String {
+            AdminReplies.decision(Gateway.Plan(request(0), table, now: now))
+        }
+        // One that has just recovered has its share of requests, and another is free.
+        var recovered = table()
+        let first = UpstreamID(index: 0)
+        for success in [true, false, false, false, true, true] {
+            _ = recovered.probeFinished(first, success: success, now: now)
+        }
+        _ = recovered.select(request(1), now: now)
+        #expect(decision(recovered) == "asks b first")
+        _ = recovered.select(request(2), now: now)
+        #expect(decision(recovered) == "asks a first", "b is full")
+
+        var full = table(maxQueue: 1)
+        for id in 1...5 { _ = full.select(request(UInt64(id)), now: now) }
+        #expect(decision(full) == "waits for a slot at a")
+        _ = full.select(request(6), now: now)
+        #expect(decision(full) == "is refused: the queue at a is full")
+    }
+
+    @Test func anUpstreamThatAnswersNothingIsNotHealthy() async throws {
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, _ in
+                try await connection.reply("404 Not Found", body: #"{"error":"model 'm' not found"}"#)
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) { (gateway: RunningGateway) async throws in
+            while gateway.status("u").probe != .up { await Task.yield() }
+            #expect(try await gateway.client.request("GET", "/webllm/api/health").has(#""status":"healthy""#))
+            for _ in 0..<3 { _ = try await gateway.infer("x") }
+            #expect(try await gateway.client.request("GET", "/webllm/api/health").has(#""status":"degraded""#))
+            let alerts = try await gateway.admin.request("GET", "/admin/alerts")
+            #expect(alerts.has("u has failed 3 of 3 requests"), "\(alerts.body)")
+        }
+        await upstream.close()
+    }
+
     @Test func alertsSayInWordsWhatIsWrong() async throws {
         try await RunningGateway.run([("dead", .ollama, 1), ("b", .ollama, 2)]) {
             (gateway: RunningGateway) async throws in

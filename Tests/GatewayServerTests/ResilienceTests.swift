@@ -190,6 +190,30 @@ struct ResilienceTests {
         await upstream.close()
     }
 
+    /// Who comes late waits no longer than the first did, where another upstream could answer.
+    @Test func aLoadThatHangsIsWaitedForOnce() async throws {
+        let hangs = try await FakeUpstream.start(
+            Self.ollama(loaded: Mutexed([])) { connection, _ in await connection.untilClosed() })
+        let other = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(body: #"{"response":"other"}"#) }
+        }
+        try await RunningGateway.run([("hangs", .ollama, hangs.port), ("other", .query, other.port)]) {
+            $0.upstreams[0].timeouts.firstTokenCold = .seconds(3)
+        } _: { (gateway: RunningGateway) async throws in
+            await until { gateway.status("hangs").loaded == .models([]) && gateway.status("other").isAvailable }
+            var times: [Duration] = []
+            for _ in 1...2 {
+                let started = ContinuousClock.now
+                #expect(try await gateway.infer("x").has("other"))
+                times.append(ContinuousClock.now - started)
+            }
+            #expect(times[0] >= .seconds(3) && times[1] < times[0] / 2, "\(times)")
+            #expect(gateway.status("hangs").failuresInRow == 1, "it is the load's failure, not theirs")
+        }
+        await hangs.close()
+        await other.close()
+    }
+
     /// To end the load would abort it, and the next request would begin anew.
     @Test func aLoadGoesOnWhenThePatienceOfThoseWhoWaitIsOver() async throws {
         let gate = Gate()

@@ -326,6 +326,33 @@ struct StreamingTests {
         await upstream.close()
     }
 
+    /// Neither counts as a request that a model answered.
+    @Test func whatAsksNoModelIsNoAnswer() async throws {
+        try await RunningGateway.run([("u", .ollama, 1)]) { gateway in
+            let reply = try await gateway.client.postJSON("/webllm/api/infer/batch", #"{"prompts":["",5]}"#)
+            #expect(reply.status == 200 && reply.has(#""successful":0"#))
+            #expect(try await gateway.client.request("OPTIONS", "/webllm/api/infer").status == 204)
+            let metrics = try await gateway.admin.request("GET", "/metrics").body
+            #expect(metrics.contains(#"requests_total{route="batch",outcome="refused",upstream=""} 1"#))
+            #expect(metrics.contains(#"requests_total{route="options",outcome="ok",upstream=""} 1"#))
+            #expect(!metrics.contains(#"route="infer""#))
+        }
+    }
+
+    /// Of a browser's pages only the gateway's own, also where a proxy in between put another Host.
+    @Test(arguments: [
+        ("Origin: https://app.test", 403), ("Origin: https://app.test\r\nSec-Fetch-Site: same-site", 403),
+        ("Origin: https://app.test\r\nSec-Fetch-Site: same-origin", 200), ("Origin: http://a", 200), ("X: y", 200),
+    ])
+    func aPageOfAnotherSiteClearsNoHistory(_ fields: String, _ status: Int) async throws {
+        try await RunningGateway.run([]) { gateway in
+            let reply = try await gateway.client.exchange(
+                "POST /webllm/api/clear HTTP/1.1\r\nHost: a\r\n\(fields)\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            #expect(reply.hasPrefix("HTTP/1.1 \(status) "))
+        }
+    }
+
     @Test func historyAndMetricsTellWhatHappened() async throws {
         let upstream = try await FakeUpstream.start(
             Scripts.ollama { connection, _ in try await Scripts.answer(connection, #""one two three""#) })
@@ -337,6 +364,12 @@ struct StreamingTests {
             #expect(history.hasPrefix(#"{"count":2,"#))
             #expect(history.contains(#""text":"one two three","tokens_generated":3"#))
             #expect(try await gateway.client.request("GET", "/webllm/api/history?limit=-3").status == 400)
+            for (limit, count) in [("%201%20", 1), ("+2", 2), ("9999999999999999999999", 3), ("1x", 3)] {
+                let body = try await gateway.client.request("GET", "/webllm/api/history?limit=\(limit)").body
+                #expect(body.contains(#""count":\#(count)"#), "\(limit): \(body)")
+            }
+            let tooSmall = "/webllm/api/history?limit=-9999999999999999999999"
+            #expect(try await gateway.client.request("GET", tooSmall).status == 400)
             #expect(try await gateway.client.request("GET", "/webllm/api/history?limit=0").body.contains(#""count":0"#))
             #expect(try await gateway.client.request("POST", "/webllm/api/clear").status == 200)
             #expect(try await gateway.client.request("GET", "/webllm/api/history").body.contains(#""count":0"#))

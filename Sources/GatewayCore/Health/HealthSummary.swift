@@ -1,13 +1,13 @@
 /// The upstreams' health as one word, for `/webllm/api/health` and `/webllm/api/status`.
 package enum HealthSummary: Sendable, Equatable {
-    /// Every upstream is available, and the history is written.
+    /// Every upstream is available and answers, and the history is written.
     case all
     case some
     case none
 
     package init(_ statuses: [UpstreamStatus], isHistoryDegraded: Bool) {
         let available = statuses.count(where: \.isAvailable)
-        let isWhole = available == statuses.count && !isHistoryDegraded
+        let isWhole = available == statuses.count && !statuses.contains(where: \.isFailing) && !isHistoryDegraded
         self = available == 0 ? .none : isWhole ? .all : .some
     }
 

@@ -205,6 +205,8 @@ package struct UpstreamStatus: Sendable, Equatable {
     package var failuresInRow: Int
     package var lastFailure: String?
     package var trouble: Trouble?
+    /// Whether it takes requests and has been failing them.
+    package var isFailing: Bool
     /// When its probes marked it down.
     package var downSince: MonotonicTime?
 }
@@ -216,11 +218,20 @@ package struct Trouble: Sendable, Equatable {
     package var failed = 0
     /// Requests that ended there since, the failed ones included.
     package var total = 0
-    /// The last one.
+    /// The last one, and when it ended.
     package var failure: AttemptFailure?
+    package var last: MonotonicTime
+
+    init(since: MonotonicTime) {
+        self.since = since
+        last = since
+    }
 
     /// Too much to be chance: at least three, and half of what was asked.
     package var isAlarming: Bool { failed >= 3 && failed * 2 >= total }
+
+    /// Whether it goes on: what was long ago may be mended, and nobody has asked since.
+    func isPresent(_ now: MonotonicTime) -> Bool { isAlarming && now - last < .seconds(300) }
 }
 
 /// A candidate of a plan, in the order in which candidates would be asked.

@@ -139,18 +139,20 @@ struct UpstreamEntry: Sendable {
         if let failure = report.failure { lastFailure = failure.label }
     }
 
-    /// A run of failures begins with one, and is over when most of what followed succeeded.
+    /// A run of failures begins with one, and is over when most of what followed succeeded. What the configuration is to
+    /// blame for is part of it: the upstream is well, and answers nothing.
     private mutating func noteTrouble(_ report: AttemptReport, _ now: MonotonicTime) {
         switch report.verdict {
-        case .neutral: break
         case .success:
             trouble?.total += 1
             if let trouble, trouble.total >= 2 * trouble.failed + 3 { self.trouble = nil }
-        case .failure:
+        case .neutral where report.failure?.isConfigurationFault != true: break
+        case .neutral, .failure:
             var run = trouble ?? Trouble(since: now)
             run.failed += 1
             run.total += 1
             run.failure = report.failure
+            run.last = now
             trouble = run
         }
     }

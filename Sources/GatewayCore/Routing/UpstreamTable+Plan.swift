@@ -39,15 +39,17 @@ extension UpstreamTable {
         Double(entry.configuration.weight) * entry.share(now, slowStart: routing.slowStart)
     }
 
-    /// Smooth weighted round-robin: each gets its weight, and who is taken pays for all.
+    /// Smooth weighted round-robin: each that could have been taken gets its weight, and who is taken pays for all. Nobody
+    /// saves or owes more than a round: what was busy for an hour is not asked alone for the next.
     mutating func spendCredit(on id: UpstreamID, now: MonotonicTime) {
         var total = 0.0
-        for other in order where self[other].obstacle(now) == nil {
+        for other in order where other == id || (self[other].obstacle(now) == nil && self[other].hasSlot) {
             let weight = weight(self[other], now: now)
             self[other].credit += weight
             total += weight
         }
         self[id].credit -= total
+        for other in order { self[other].credit = min(total, max(-total, self[other].credit)) }
     }
 
     private func skipReason(_ entry: UpstreamEntry, _ request: SelectionRequest, now: MonotonicTime) -> SkipReason? {

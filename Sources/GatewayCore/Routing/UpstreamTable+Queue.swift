@@ -34,9 +34,9 @@ extension UpstreamTable {
     /// place of that one's newest: a flood from one client does not keep the others out.
     mutating func enqueue(_ request: SelectionRequest, at first: UpstreamID, now: MonotonicTime) -> Selection {
         let configuration = self[first].configuration
-        let counted = queue.waiters.filter { $0.first == first && !$0.request.isBatchItem }
         var displaced: WaiterID?
-        if !request.isBatchItem, counted.count >= configuration.maxQueue {
+        if !request.isBatchItem, isQueueFull(first) {
+            let counted = counted(first)
             var entriesOf: [ClientID: Int] = [:]
             for waiter in counted { entriesOf[waiter.request.client, default: 0] += 1 }
             let most = entriesOf.max { ($0.value, $0.key.rawValue) < ($1.value, $1.key.rawValue) }
@@ -51,6 +51,14 @@ extension UpstreamTable {
             position: queue.waiters.count { $0.first == first },
             deadline: request.isBatchItem ? nil : now + configuration.queueTimeout, displaced: displaced)
     }
+
+    /// Those that count towards the queue's limit.
+    private func counted(_ id: UpstreamID) -> [WaitingQueue.Waiter] {
+        queue.waiters.filter { $0.first == id && !$0.request.isBatchItem }
+    }
+
+    /// A newcomer finds no place, unless it takes another client's.
+    package func isQueueFull(_ id: UpstreamID) -> Bool { counted(id).count >= self[id].configuration.maxQueue }
 
     /// A waiting request leaves the queue: its client left, or its time is over.
     /// - Returns: seconds until it may be worth to come back; nil where it was not in the queue.
@@ -78,7 +86,7 @@ extension UpstreamTable {
             var choice = served.choice
             let request = queue.waiters.remove(at: served.index).request
             choice.reason = .queued
-            take(&choice, client: request.client, now: now)
+            take(&choice, for: request, now: now)
             grants.append(Grant(waiter: request.waiter, choice: choice))
         }
         return grants

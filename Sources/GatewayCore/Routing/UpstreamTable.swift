@@ -61,22 +61,31 @@ package struct UpstreamTable: Sendable {
 
     /// Picks the upstream for a request's next attempt and takes its slot, or queues the request.
     package mutating func select(_ request: SelectionRequest, now: MonotonicTime) -> Selection {
-        // Those that were tried may be configured no longer.
-        guard request.tried.count < routing.maxAttempts, order.contains(where: { !request.tried.contains($0) }) else {
-            return .exhausted(.allTried)
-        }
         if request.tried.count == 0 { budget.noteRequest(now) }
-        if request.isCostlyRetry, budget.left(now) == 0 { return .exhausted(.retryBudget) }
+        if let reason = exhaustion(of: request, now: now) { return .exhausted(reason) }
         let selection = place(request, now: now)
         if case .exhausted = selection { return selection }
         if request.isCostlyRetry { budget.noteRetry(now) }
         return selection
     }
 
+    private func exhaustion(of request: SelectionRequest, now: MonotonicTime) -> Exhaustion? {
+        // Those that were tried may be configured no longer.
+        guard request.tried.count < routing.maxAttempts, order.contains(where: { !request.tried.contains($0) }) else {
+            return .allTried
+        }
+        return request.isCostlyRetry && budget.left(now) == 0 ? .retryBudget : nil
+    }
+
+    /// Whether the request may have another attempt, at once or when a slot is free.
+    package func hasMore(_ request: SelectionRequest, now: MonotonicTime) -> Bool {
+        exhaustion(of: request, now: now) == nil && firstUsable(request, now: now) != nil
+    }
+
     private mutating func place(_ request: SelectionRequest, now: MonotonicTime) -> Selection {
         // Who waits already goes first, so a newcomer must not take a slot that one of them could use.
         if var choice = choose(request, now: now) {
-            take(&choice, client: request.client, now: now)
+            take(&choice, for: request, now: now)
             return .attempt(choice)
         }
         guard let first = firstUsable(request, now: now) else {
@@ -86,13 +95,14 @@ package struct UpstreamTable: Sendable {
         return enqueue(request, at: first, now: now)
     }
 
-    mutating func take(_ choice: inout Choice, client: ClientID, now: MonotonicTime) {
+    mutating func take(_ choice: inout Choice, for request: SelectionRequest, now: MonotonicTime) {
         let id = choice.upstream
         self[id].inFlight += 1
         self[id].breaker.take(now)
         choice.breakerEra = self[id].breaker.era
-        queue.running[client, default: 0] += 1
-        if routing.policy == .weighted { spendCredit(on: id, now: now) }
+        queue.running[request.client, default: 0] += 1
+        // A pinned one was no choice.
+        if routing.policy == .weighted, request.pinned == nil { spendCredit(on: id, now: now) }
     }
 
     /// An attempt ended: its slot is free, the upstream's record has one more line, and those that wait are served.
@@ -168,10 +178,20 @@ package struct UpstreamTable: Sendable {
 
     /// Whether another available upstream has the model loaded, so that waiting for this one is not worth it.
     package func isLoadedElsewhere(_ request: SelectionRequest, than id: UpstreamID, now: MonotonicTime) -> Bool {
-        order.contains { other in
-            other != id && !request.tried.contains(other) && self[other].obstacle(now) == nil
-                && self[other].hasSlot
-                && self[other].hasLoaded(models.model(for: request.modelID, on: other)) == true
+        available(request, butFor: id, now: now).contains { other in
+            self[other].hasLoaded(models.model(for: request.modelID, on: other)) == true
+        }
+    }
+
+    /// Whether another upstream could be asked at once.
+    package func isAvailableElsewhere(_ request: SelectionRequest, than id: UpstreamID, now: MonotonicTime) -> Bool {
+        !available(request, butFor: id, now: now).isEmpty
+    }
+
+    private func available(_ request: SelectionRequest, butFor id: UpstreamID, now: MonotonicTime) -> [UpstreamID] {
+        guard request.pinned == nil, request.tried.count < routing.maxAttempts else { return [] }
+        return order.filter { other in
+            other != id && !request.tried.contains(other) && self[other].obstacle(now) == nil && self[other].hasSlot
         }
     }
 
@@ -202,7 +222,7 @@ package struct UpstreamTable: Sendable {
                 loaded: entry.loaded, firstToken: entry.firstTokenSeconds.map { .nanoseconds(Int64($0 * 1e9)) },
                 tokensPerSecond: entry.tokensPerSecond,
                 failuresInRow: entry.breaker.failuresInRow, lastFailure: entry.lastFailure,
-                trouble: entry.trouble, downSince: entry.downSince)
+                trouble: entry.trouble, isFailing: entry.trouble?.isPresent(now) ?? false, downSince: entry.downSince)
         }
     }
 

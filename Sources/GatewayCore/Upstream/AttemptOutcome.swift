@@ -74,6 +74,14 @@ package enum AttemptFailure: Error, Sendable, Equatable {
         }
     }
 
+    /// The upstream works, and does not take what it is configured for: another model, another key, another path.
+    package var isConfigurationFault: Bool {
+        switch self {
+        case .modelNotFound, .status(400...499): true
+        default: false
+        }
+    }
+
     /// Whether the failure is a timeout, for the choice between 502 and 504.
     package var isTimeout: Bool {
         switch self {

@@ -77,7 +77,7 @@ enum AdminReplies {
         return .object { writer in
             writer.field("model", modelID)
             writer.field("policy", call.snapshot.configuration.routing.policy.rawValue)
-            writer.field("decision", decision(plan.candidates, plan.lastResort, plan.usable))
+            writer.field("decision", decision(plan))
             writer.key("candidates")
             writer.beginArray()
             for candidate in plan.candidates { writer.candidate(candidate) }
@@ -85,18 +85,18 @@ enum AdminReplies {
         }
     }
 
-    private static func decision(
-        _ candidates: [Candidate], _ lastResort: UpstreamID?, _ usable: UpstreamID?
-    ) -> String {
-        if let best = candidates.first(where: { $0.skip == nil || $0.skip == .slowStart }) {
+    /// In words.
+    static func decision(_ plan: Gateway.Plan) -> String {
+        let candidates = plan.candidates
+        if let best = candidates.first(where: { $0.skip == nil }) ?? candidates.first(where: { $0.skip == .slowStart }) {
             return "asks \(best.name) first"
         }
         let isFull = candidates.contains { $0.skip == .full }
-        if !isFull, let open = candidates.first(where: { $0.upstream == lastResort }) {
+        if !isFull, let open = candidates.first(where: { $0.upstream == plan.lastResort }) {
             return "nothing is available: tries \(open.name) all the same"
         }
-        let full = candidates.first { $0.upstream == usable }
-        return full.map { "waits for a slot at \($0.name)" } ?? "no upstream may be asked"
+        guard let full = candidates.first(where: { $0.upstream == plan.usable }) else { return "no upstream may be asked" }
+        return plan.isQueueFull ? "is refused: the queue at \(full.name) is full" : "waits for a slot at \(full.name)"
     }
 
     // MARK: Changes

@@ -50,6 +50,7 @@ final class DashboardFeed {
     /// The gateway stops: a dashboard must not hold it up.
     func end() {
         stop(.drained)
+        connection?.startStream(head, first: ByteBuffer())  // where it has not begun
         connection?.endStream(last: ByteBuffer())
     }
 

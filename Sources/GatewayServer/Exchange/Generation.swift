@@ -74,7 +74,8 @@ actor Generation {
     private let job: Job
     private let waiter: WaiterID
 
-    private var inbox = CircularBuffer<Signal>(initialCapacity: 2)
+    /// Seldom more than one.
+    private var inbox: [Signal] = []
     private var continuation: UnsafeContinuation<Void, Never>?
     private var abandonReason: AbandonReason?
     private var departure: Departure?
@@ -140,16 +141,27 @@ actor Generation {
         /// What failed, until it is known that another upstream takes over.
         var left: (upstream: String, reason: String)?
         while true {
-            if let end = await pause(afterAttempts: request.tried.count) { return finish(end) }
-            let choice: Choice
-            switch await admit(request) {
-            case .success(let admitted):
-                choice = admitted
-                job.onAdmitted?(self)
-                if let left { gateway.metrics.fellBack(from: left.upstream, left.reason) }
-                left = nil
-            case .failure(let end): return finish(end)
+            if request.tried.count > 1, gateway.hasMore(request), let end = await pause(before: request) {
+                return finish(end)
             }
+            let choice: Choice
+            switch admit(request) {
+            case .attempt(let admitted): choice = admitted
+            case .end(let end): return finish(end)
+            case .wait(let deadline):
+                switch await waitForSlot(until: deadline) {
+                case .success(let granted):
+                    guard gateway.mode(granted.upstream) != .disabled else {
+                        passOn(granted)  // an operator disabled it while the slot was on its way
+                        continue
+                    }
+                    choice = granted
+                case .failure(let end): return finish(end)
+                }
+            }
+            job.onAdmitted?(self)
+            if let left { gateway.metrics.fellBack(from: left.upstream, left.reason) }
+            left = nil
             trace.skipped = choice.skipped
             request.tried.insert(choice.upstream)
             let started = MonotonicTime.now
@@ -191,15 +203,15 @@ actor Generation {
     }
 
     private enum Admission {
-        case success(Choice)
-        case failure(GenerationResult.End)
+        case attempt(Choice)
+        case wait(until: MonotonicTime?)
+        case end(GenerationResult.End)
     }
 
     /// A pause before the second and later fallbacks, so that many requests do not move on in step.
-    private func pause(afterAttempts count: Int) async -> GenerationResult.End? {
-        guard count > 1 else { return nil }
+    private func pause(before request: SelectionRequest) async -> GenerationResult.End? {
         let random = Double.random(in: 0...1, using: &loop.value.random)
-        let pause = Backoff.pause(afterAttempts: count, random: random)
+        let pause = Backoff.pause(afterAttempts: request.tried.count, random: random)
         guard pause > .zero else { return nil }
         backoffEnd = .now + pause
         defer { backoffEnd = nil }
@@ -215,64 +227,75 @@ actor Generation {
         }
     }
 
-    /// Admit and plan: a slot at the best upstream, at once or after waiting in the queue.
-    private func admit(_ request: SelectionRequest) async -> Admission {
+    /// Admit and plan: a slot at the best upstream, or a place in the queue.
+    private func admit(_ request: SelectionRequest) -> Admission {
         noteTotalDeadline(.now)
-        if let reason = abandonReason { return .failure(.abandoned(reason)) }
+        if let reason = abandonReason { return .end(.abandoned(reason)) }
         switch gateway.select(request, for: self) {
-        case .attempt(let choice): return .success(choice)
+        case .attempt(let choice): return .attempt(choice)
         case .exhausted(let reason):
             trace.exhaustion = reason
-            return .failure(.failed)
-        case .refuse(let retryAfter): return .failure(.overloaded(retryAfter: retryAfter))
+            return .end(.failed)
+        case .refuse(let retryAfter): return .end(.overloaded(retryAfter: retryAfter))
         case .wait(let position, let deadline, _):
-            let started = MonotonicTime.now
-            trace.phase = .queued
             trace.queuePosition = trace.queuePosition ?? position
-            queueDeadline = deadline
             isInQueue = true
-            defer {
-                isInQueue = false
-                queueDeadline = nil
-                // Of a slot that came when something else had ended the wait.
-                for case .granted(let choice) in inbox { passOn(choice) }
-                trace.queueTime += MonotonicTime.now - started
-                gateway.metrics.waited(.now - started, left: abandonReason == .clientLeft)
-            }
-            while true {
-                switch await next() {
-                case .granted(let choice):
-                    guard let reason = abandonReason else { return .success(choice) }
-                    passOn(choice)
-                    return .failure(.abandoned(reason))
-                case .displaced(let retryAfter):
-                    return .failure(.overloaded(retryAfter: retryAfter))
-                case .stranded:
-                    trace.exhaustion = .noneEnabled
-                    return .failure(.failed)
-                case .timer(.queue):
-                    // One that is not in the queue any more has a slot, or an end, on its way.
-                    guard let retryAfter = gateway.leaveQueue(waiter) else { continue }
-                    gateway.limits.note(.queueTime)
-                    gateway.logTimer(
-                        "queue", of: deadline.map { $0 - started } ?? .zero, .now - started, requestID: job.requestID)
-                    return .failure(.overloaded(retryAfter: retryAfter))
-                case .timer(.total):
-                    gateway.leaveQueue(waiter)
-                    return .failure(.abandoned(.totalDeadline))
-                case .abandoned(let reason):
-                    gateway.leaveQueue(waiter)
-                    return .failure(.abandoned(reason))
-                case .attemptEnded, .loadEnded, .interrupted, .timer: break  // what the last attempt left behind
-                }
+            return .wait(until: deadline)
+        }
+    }
+
+    private enum Wait {
+        case success(Choice)
+        case failure(GenerationResult.End)
+    }
+
+    private func waitForSlot(until deadline: MonotonicTime?) async -> Wait {
+        let started = MonotonicTime.now
+        trace.phase = .queued
+        queueDeadline = deadline
+        defer {
+            isInQueue = false
+            queueDeadline = nil
+            // Of a slot that came when something else had ended the wait.
+            for case .granted(let choice) in inbox { passOn(choice) }
+            trace.queueTime += MonotonicTime.now - started
+            gateway.metrics.waited(.now - started, left: abandonReason == .clientLeft)
+        }
+        while true {
+            switch await next() {
+            case .granted(let choice):
+                guard let reason = abandonReason else { return .success(choice) }
+                passOn(choice)
+                return .failure(.abandoned(reason))
+            case .displaced(let retryAfter):
+                return .failure(.overloaded(retryAfter: retryAfter))
+            case .stranded:
+                trace.exhaustion = .noneEnabled
+                return .failure(.failed)
+            case .timer(.queue):
+                // One that is not in the queue any more has a slot, or an end, on its way.
+                guard let retryAfter = gateway.leaveQueue(waiter) else { continue }
+                gateway.limits.note(.queueTime)
+                gateway.logTimer(
+                    "queue", of: deadline.map { $0 - started } ?? .zero, .now - started, requestID: job.requestID)
+                return .failure(.overloaded(retryAfter: retryAfter))
+            case .timer(.total):
+                gateway.leaveQueue(waiter)
+                return .failure(.abandoned(.totalDeadline))
+            case .abandoned(let reason):
+                gateway.leaveQueue(waiter)
+                return .failure(.abandoned(reason))
+            case .attemptEnded, .loadEnded, .interrupted, .timer: break  // what the last attempt left behind
             }
         }
     }
 
     /// One upstream, under its timers.
     private func runAttempt(_ choice: Choice, _ request: SelectionRequest) async -> AttemptEnd {
-        // An upstream that came with a later reload is not in this request's own snapshot.
-        let snapshot = snapshot.endpoints[choice.upstream] == nil ? gateway.snapshot : snapshot
+        var snapshot = snapshot
+        if snapshot.endpoints[choice.upstream] == nil {
+            snapshot = gateway.snapshot  // it came with a later reload
+        }
         guard let endpoint = snapshot.endpoints[choice.upstream] else {
             return AttemptEnd(outcome: .failed(.disabled), hasEnded: true)
         }
@@ -334,8 +357,12 @@ actor Generation {
         let isElsewhere = gateway.isLoadedElsewhere(request, than: choice.upstream)
         firstTokenPatience = isElsewhere ? timeouts.firstToken : timeouts.firstTokenCold
         firstTokenDeadline = started + firstTokenPatience
-        gateway.loader.load(model, on: choice.upstream, endpoint, gateway, loop: loop.value, for: self)
+        let began = gateway.loader.load(model, on: choice.upstream, endpoint, gateway, loop: loop.value, for: self)
         defer { gateway.loader.leave(self) }
+        // A load may hang. Where another could answer, who comes late waits no longer than the first did.
+        if gateway.isAvailableElsewhere(request, than: choice.upstream) {
+            firstTokenDeadline = min(started, began) + firstTokenPatience
+        }
         while true {
             switch await next() {
             case .loadEnded(choice.upstream, .loaded): return nil
@@ -493,7 +520,10 @@ actor Generation {
         case .abandoned: break
         case .failed(let failure):
             let endpoint = snapshot.endpoints[choice.upstream] ?? gateway.snapshot.endpoints[choice.upstream]
-            guard let upstream = endpoint?.configuration else { break }
+            guard let upstream = endpoint?.configuration else {
+                decision.next = !isCommitted  // it came and went with two reloads
+                break
+            }
             decision = FallbackPolicy.decide(
                 failure, kind: upstream.kind, idempotent: upstream.idempotent, committed: isCommitted)
             if decision.countsAgainst, !ended.isShared { report.verdict = .failure }
@@ -519,9 +549,9 @@ actor Generation {
     /// Whether the upstream is the server that this request knows under its name. A request keeps its configuration over a
     /// reload; how another server fared says nothing of the present one.
     private func isStillConfigured(_ id: UpstreamID) -> Bool {
-        guard let own = snapshot.endpoints[id], let present = gateway.snapshot.endpoints[id], own !== present else {
-            return true
-        }
+        let latest = gateway.snapshot
+        guard latest !== snapshot, let own = snapshot.endpoints[id], let present = latest.endpoints[id], own !== present
+        else { return true }
         return own.configuration.url == present.configuration.url
             && own.configuration.kind == present.configuration.kind
     }
@@ -547,10 +577,11 @@ actor Generation {
 
     private func next() async -> Signal {
         while true {
-            guard let signal = inbox.popFirst() else {
+            guard !inbox.isEmpty else {
                 await withUnsafeContinuation { continuation = $0 }
                 continue
             }
+            let signal = inbox.removeFirst()
             if case .timer(let timer) = signal, isOutdated(timer) { continue }
             return signal
         }

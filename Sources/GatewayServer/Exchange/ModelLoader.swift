@@ -22,6 +22,7 @@ final class ModelLoader: Sendable {
     }
 
     private struct Load {
+        let began = MonotonicTime.now
         var waiters: [Generation] = []
         /// A waiter's patience ended before the load did.
         var hasTimedOut = false
@@ -35,27 +36,29 @@ final class ModelLoader: Sendable {
     private static let maxBody = 64 << 10
 
     /// Starts a load, or joins the one that is under way; the generation is told its end.
+    /// - Returns: when the load began.
+    @discardableResult
     func load(
         _ model: String, on id: UpstreamID, _ endpoint: UpstreamEndpoint, _ gateway: Gateway, loop: LoopContext,
         for waiter: Generation?
-    ) {
+    ) -> MonotonicTime {
         let key = Key(upstream: id, url: endpoint.configuration.url, model: model)
-        enum Found { case underWay, ended, nothing }
+        enum Found { case underWay(since: MonotonicTime), ended, nothing }
         let found: Found = loads.withLock { loads in
-            if loads[key] == nil {
+            guard let began = loads[key]?.began else {
                 // The load that this waiter wanted to join may have ended since it looked.
                 if waiter != nil, !gateway.isCold(id, model: model) { return .ended }
                 loads[key] = Load(waiters: waiter.map { [$0] } ?? [])
                 return .nothing
             }
             loads[key]?.waiters += waiter.map { [$0] } ?? []
-            return .underWay
+            return .underWay(since: began)
         }
         switch found {
-        case .underWay: return
+        case .underWay(let began): return began
         case .ended:
             waiter?.loadEnded(id, .loaded)
-            return
+            return .now
         case .nothing: break
         }
         gateway.logger.info(
@@ -73,6 +76,7 @@ final class ModelLoader: Sendable {
             [self, parser = loop.parser] in
             finished(key, endpoint, gateway, Self.failure($0, parser), $0.failure?.detail, took: .now - started)
         }
+        return started
     }
 
     /// A client that leaves does not end the load.

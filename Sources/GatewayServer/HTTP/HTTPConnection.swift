@@ -143,17 +143,21 @@ final class HTTPConnection: ChannelInboundHandler {
     func noteRawBytes(_ piece: ByteBuffer) {
         rawBytes += piece.readableBytes
         guard isBetweenRequests, !hasPartialHead else { return }
-        // Line ends after a request belong to nothing (RFC 9112 section 2.2).
-        if served > 0, piece.withoutLastLineEnds.isEmpty { return }
+        if isBetweenLines(piece) { return }
         hasPartialHead = true
         if case .idle = state { phaseStart = .now }
     }
+
+    /// Line ends after a request belong to nothing (RFC 9112 section 2.2).
+    private func isBetweenLines(_ piece: ByteBuffer) -> Bool { served > 0 && piece.withoutLastLineEnds.isEmpty }
 
     /// Called by ``ByteMeter`` when the parser is done with a piece: bytes that add up to no request are refused.
     func checkRawBytes(_ piece: ByteBuffer) {
         // The parser does not tell whether it holds the begin of another head. A request ends with an empty line, or with
         // its body.
-        if isBetweenRequests, !hasPartialHead, !piece.endsWithEmptyLine, bodyEnd?.isEnd(of: piece) != true {
+        if isBetweenRequests, !hasPartialHead, !isBetweenLines(piece), !piece.endsWithEmptyLine,
+            bodyEnd?.isEnd(of: piece) != true
+        {
             hasPartialHead = true
         }
         switch state {
@@ -226,7 +230,7 @@ final class HTTPConnection: ChannelInboundHandler {
 
     private func receiveEnd() {
         guard case .receiving(let request, let verdict, let body) = state else { return }
-        rawBytes = 0
+        if pipelined.isEmpty { rawBytes = 0 }  // else those that wait are among them
         served += 1
         if !request.keepAlive || served >= limits.maxRequestsPerConnection || gateway.isDraining { mustClose = true }
         state = .replying(request, streaming: nil)

@@ -134,7 +134,7 @@ struct Routes: Sendable {
             var reply = Reply(ReplyHead(204), body: ByteBuffer())
             if request.method != .OPTIONS { reply = .error(405, "Method not allowed; accepted: \(allow)") }
             reply.head.fields = [("Allow", allow)]
-            return .answered(reply, route: matches[0].name)
+            return .answered(reply, route: request.method == .OPTIONS ? "options" : matches[0].name)
         }
         if route.needsJSON {
             guard request.contentType == "application/json" else {

@@ -104,7 +104,7 @@ enum WebLLMReplies {
     }
 
     static func history(_ call: Routes.Call) throws(RequestRefusal) -> Reply {
-        let limit = try call.request.query?.queryValue("limit").flatMap { Int($0) } ?? 10
+        let limit = try call.request.query?.queryValue("limit").flatMap(wholeNumber) ?? 10
         guard limit >= 0 else { return .error(400, "limit must not be negative") }
         let entries = call.gateway.history.recent(limit)
         return .object { writer in
@@ -116,9 +116,17 @@ enum WebLLMReplies {
         }
     }
 
+    /// As the Python endpoint read it: with white space around it, and of any length.
+    private static func wholeNumber(_ text: String) -> Int? {
+        guard let (_, sign, digits) = text.wholeMatch(of: /\s*([+-]?)([0-9]+)\s*/)?.output else { return nil }
+        return Int(sign + digits) ?? (sign == "-" ? .min : .max)
+    }
+
     static func clear(_ call: Routes.Call) -> Reply {
         // It takes no body, so a page of any site could send it through a browser of this network.
-        guard call.request.isFromOwnOrigin else { return .error(403, "Requests from other sites are not accepted") }
+        guard call.request.isFromOwnOrigin || call.request.isSameOrigin else {
+            return .error(403, "Requests from other sites are not accepted")
+        }
         call.gateway.history.clear()
         return .object { writer in
             writer.field("status", "cleared")
