@@ -1,7 +1,6 @@
-"""The operators' dashboard: live, changes, the past, faults. Each case has a gateway and an upstream of its own."""
+"""The operators' dashboard: live, changes, the past. Each case has a gateway and an upstream of its own."""
 
 import contextlib
-import hashlib
 import http.client
 import json
 import re
@@ -445,82 +444,6 @@ def whatever_the_gateway_tells_is_only_ever_text(bench):
     tab.is_clean()
 
 
-# --- Who may look, and when nothing comes -------------------------------------------------------------------------
-
-
-@case
-def the_token_is_asked_for_and_kept_for_this_tab(bench):
-    digest = hashlib.sha256(b"open-sesame!").hexdigest()
-    gateway = bench.start_gateway(gateways.upstream(bench.upstream.port), admin=f'token_hash = "sha256:{digest}"')
-    tab = bench.tab()
-    tab.page.goto(gateway.dashboard)
-    expect(tab("#token-value")).to_be_focused()
-    expect(tab("#link")).to_have_text("Token needed")
-    tab.page.keyboard.press("Escape")
-    expect(tab("#token")).to_be_hidden()
-    expect(tab("#banner")).to_contain_text("This gateway asks for its admin token.")
-    tab("#banner-action").click()
-    tab.page.keyboard.type("wrong")
-    tab.page.keyboard.press("Enter")
-    expect(tab("#token-wrong")).to_have_text("The gateway does not accept this token.")
-    tab.page.fill("#token-value", "open-sesame!")
-    tab.page.keyboard.press("Enter")
-    expect(tab("#link")).to_have_text("Live")
-    expect(tab("#token")).to_be_hidden()
-    expect(tab("#banner")).to_be_hidden()
-    card(tab).get_by_role("button", name="Drain").click()
-    confirm(tab, "Drain ollama?")
-    expect(card(tab).locator(".state")).to_have_text("Draining")
-    tab.page.reload()
-    expect(tab("#link")).to_have_text("Live")
-    expect(tab("#token")).to_be_hidden()
-    assert tab.page.evaluate("localStorage.length") == 0
-    tab.is_clean(expected="status of 401")
-
-
-@case
-def a_gateway_that_stops_is_told_and_found_again(bench):
-    answer(bench, "Before")
-    tab = open_dashboard(bench)
-    expect(recent(tab)).to_have_count(1)
-    bench.gateway.kill()
-    expect(tab("#link")).to_have_text("Disconnected")
-    expect(tab("#banner-text")).to_have_text(re.compile(
-        r"^Disconnected since \d\d:\d\d:\d\d \(\d+\.\d s\)\. What you see is from then\. .* Next try in \d+ s\.$"))
-    expect(tab("#announcer")).to_have_text("Disconnected")
-    expect(recent(tab)).to_have_count(1)
-    tab("#banner-action").click()
-    expect(tab("#banner-text")).to_contain_text("The gateway cannot be reached.")
-    bench.gateway.start()
-    expect(tab("#link")).to_have_text("Live", timeout=20_000)
-    expect(tab("#banner")).to_be_hidden()
-    answer(bench, "After")
-    expect(recent(tab).first.locator(".result")).to_have_text("Answered")
-    tab.is_clean(expected="ERR_")
-
-
-@case
-def a_feed_that_falls_silent_is_told(bench):
-    tab = bench.tab()
-    hang = "event: start\ndata: "
-    with urllib.request.urlopen(f"http://127.0.0.1:{bench.gateway.admin_port}/admin/events", timeout=5) as feed:
-        feed.readline()
-        hang += feed.readline().decode().removeprefix("data: ") + "\n"
-    # A reply that never ends, without a gateway behind it.
-    tab.page.context.add_init_script(f"""
-      const real = window.fetch;
-      window.fetch = (path, options) => !path.endsWith("/events") ? real(path, options) : Promise.resolve(new Response(
-        new ReadableStream({{ start(stream) {{
-          stream.enqueue(new TextEncoder().encode({json.dumps(hang)}));
-          options.signal.addEventListener("abort", () => stream.error(options.signal.reason));
-        }} }})));
-    """)
-    tab.page.goto(bench.gateway.dashboard)
-    expect(tab("#link")).to_have_text("Live")
-    expect(tab("#banner-text")).to_contain_text("The gateway has fallen silent.", timeout=10_000)
-    tab.is_clean()
-
-
 # --- Keyboard, reading aids, sizes --------------------------------------------------------------------------------
 
 
@@ -614,6 +537,46 @@ def a_phone_scrolls_the_dashboard_in_one_direction_only(bench):
     generation.done(1)
     client.join(5)
     tab.is_clean()
+
+
+@case
+def what_can_be_filled_in_has_an_edge_to_be_seen(bench):
+    for scheme in ("light", "dark"):
+        tab = open_dashboard(bench, color_scheme=scheme)
+        contrasts = tab.page.evaluate("""() => {
+          const brightness = (colour) => {
+            const [red, green, blue] = colour.match(/[\\d.]+/g).map((part) => part / 255)
+              .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+            return 0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05;
+          };
+          const page = brightness(getComputedStyle(document.body).backgroundColor);
+          return [...document.querySelectorAll("#filters :is(input, select)")].map((field) => {
+            const { borderColor, backgroundColor } = getComputedStyle(field);
+            const edge = brightness(borderColor);
+            return Math.min(...[page, brightness(backgroundColor)].map((other) =>
+              Math.max(edge, other) / Math.min(edge, other)));
+          });
+        }""")
+        assert len(contrasts) == 5 and min(contrasts) >= 3, (scheme, contrasts)
+        tab.is_clean()
+
+
+@case
+def charts_can_be_read_in_forced_colours(bench):
+    for scheme in ("light", "dark"):
+        tab = open_dashboard(bench, forced_colors="active", color_scheme=scheme)
+        for bars in ("#rate-line", "#upstreams .lines div:first-child .bars", "#upstreams .lines div:last-child .bars"):
+            drawn = tab(bars).evaluate(
+                "(bars) => [getComputedStyle(bars), getComputedStyle(document.body)].flatMap("
+                "({ backgroundColor, color, fill }) => [backgroundColor, color, fill])")
+            behind, _, fill, _, ink, _ = drawn
+            assert behind == "rgba(0, 0, 0, 0)" and fill == ink, (scheme, bars, drawn)
+        for lines in (".line", ".legend i"):
+            patterns = tab(f"#chart-first-token {lines}").evaluate_all(
+                "(lines) => lines.map((line) => getComputedStyle(line)).map("
+                "({ strokeDasharray, borderTopStyle }) => `${strokeDasharray} ${borderTopStyle}`)")
+            assert len(set(patterns)) == 3, (scheme, lines, patterns)
+        tab.is_clean()
 
 
 # --- Pictures -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,16 @@ HOSTILE = [
     "\"><svg/onload=alert(4)>", "[link](javascript:alert(5))", "</textarea><iframe srcdoc='<script>alert(6)</script>'>",
 ]
 
+# Gathers what a screen reader is told, one text after another.
+HEAR = """
+window.heard = [];
+document.addEventListener("DOMContentLoaded", () => {
+  const announcer = document.getElementById("announcer");
+  const note = (changes) => window.heard.push(...changes.flatMap(({ addedNodes: [text] }) => text?.data ?? []));
+  new MutationObserver(note).observe(announcer, { childList: true });
+});
+"""
+
 # --- Hostile text -------------------------------------------------------------------------------------------------
 
 
@@ -156,10 +166,31 @@ def the_page_works_without_storage_and_with_nonsense_in_it(bench):
     ):
         tab = bench.tab(script).open()
         expect(tab(".message")).to_have_count(messages)
+        expect(tab("#unkept")).to_be_hidden()
         tab.ask("Hello", "Hi")
+        expect(tab("#unkept")).to_be_visible(visible=script == forbidden)
         expect(tab(".message")).to_have_count(messages + 2)
         expect(tab.answer.locator(".text")).to_have_text("Hi")
         tab.is_clean()
+
+
+@case
+def a_conversation_that_cannot_be_kept_is_told_until_it_can(bench):
+    tab = bench.tab("""
+      const setItem = Storage.prototype.setItem;
+      Storage.prototype.setItem = function (...item) {
+        if (window.isFull) throw new DOMException("full", "QuotaExceededError");
+        setItem.call(this, ...item);
+      };""").open()
+    tab.ask("First", "One")
+    expect(tab("#unkept")).to_be_hidden()
+    tab.page.evaluate("window.isFull = true")
+    tab.ask("Second", "Two")
+    expect(tab("#unkept")).to_have_text(re.compile("gone once the page is closed"))
+    tab.page.evaluate("window.isFull = false")
+    tab.ask("Third", "Three")
+    expect(tab("#unkept")).to_be_hidden()
+    tab.is_clean()
 
 
 # --- Keyboard, reading aids, sizes --------------------------------------------------------------------------------
@@ -176,6 +207,7 @@ def the_prompt_is_counted_in_code_points(bench):
     expect(tab("#count")).to_have_class("over")
     expect(tab("#send")).to_be_disabled()
     tab.page.press("#prompt", "Enter")
+    expect(tab("#announcer")).to_have_text("The message is longer than 2000 characters.")
     expect(tab(".message")).to_have_count(0)
     tab.page.fill("#prompt", "😀" * 2000)
     tab.page.press("#prompt", "Enter")
@@ -262,6 +294,30 @@ def the_page_can_be_used_with_the_keyboard_and_read_aloud(bench):
 
 
 @case
+def every_letter_is_read_aloud_though_white_space_came_first(bench):
+    tab = bench.tab(HEAR).open()
+    tab.ask("Hello", "\n", " \n Good ", "morning. ", "Nothing is lost")
+    assert "".join(tab.page.evaluate("heard")).strip() == "Good morning. Nothing is lost", tab.page.evaluate("heard")
+    assert tab.answer.locator(".text").text_content() == "Good morning. Nothing is lost"
+    tab.is_clean()
+
+
+@case
+def sentences_without_spaces_are_read_aloud_as_they_come(bench):
+    tab = bench.tab(HEAR).open()
+    tab.send("Hello")
+    generation = bench.upstream.next_chat()
+    for sentence in ("你好。", "お元気ですか？", "はい！"):
+        generation.token(sentence[:1], sentence[1:])
+        expect(tab("#announcer")).to_have_text(sentence)
+    generation.token("終わり")
+    generation.done(4)
+    tab.is_idle()
+    assert "".join(tab.page.evaluate("heard")).strip() == "你好。お元気ですか？はい！終わり", tab.page.evaluate("heard")
+    tab.is_clean()
+
+
+@case
 def a_reader_who_scrolled_up_is_left_alone(bench):
     tab = bench.tab().open()
     tab.send("Long story")
@@ -314,6 +370,20 @@ def a_phone_scrolls_in_one_direction_only(bench):
     tab.is_clean()
 
 
+@case
+def all_of_the_head_is_there_in_the_narrowest_window(bench):
+    """320 px are also what is left of 1280 at four times the size."""
+    for width, health in ((320, "Healthy"), (320, "No model available"), (375, "No model available")):
+        tab = bench.tab(viewport={"width": width, "height": 568}).open()
+        tab.ask("Hello", "Hi")
+        tab.page.evaluate("(words) => { document.getElementById('health-text').textContent = words; }", health)
+        assert tab.widths()[0] <= width, (tab.widths(), health)
+        clear = tab.page.get_by_role("button", name="Clear", exact=True).bounding_box()
+        assert clear["x"] + clear["width"] <= width, (clear, health)
+        expect(tab.page.get_by_role("button", name="Settings", exact=True)).to_be_visible()
+        tab.is_clean()
+
+
 # --- Pictures -----------------------------------------------------------------------------------------------------
 
 STORY = [
@@ -363,7 +433,7 @@ def pictures_in_light_and_dark_and_on_a_phone(bench):
 
 @case
 def the_page_of_the_api_shows_every_operation(bench):
-    tab = bench.tab(viewport={"width": 375, "height": 720})
+    tab = bench.tab(viewport={"width": 320, "height": 720})
     root = f"http://127.0.0.1:{bench.gateway.port}"
     description = tab.page.request.get(f"{root}/openapi.json").json()
     operations = [one for path in description["paths"].values() for one in path.values() if "operationId" in one]
@@ -371,5 +441,5 @@ def the_page_of_the_api_shows_every_operation(bench):
     expect(tab("article .route")).to_have_count(len(operations))
     expect(tab("#infer h3")).to_be_in_viewport()
     expect(tab("#infer")).to_contain_text(f"curl -X POST '{root}/webllm/api/infer'")
-    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 375, "it scrolls sideways"
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 320, "it scrolls sideways"
     tab.is_clean()

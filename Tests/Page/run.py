@@ -60,6 +60,7 @@ def main():
 
     import answers  # noqa: F401, they add their cases to the list
     import dashboard  # noqa: F401
+    import dashboard_faults  # noqa: F401
     import page  # noqa: F401
     from browser import ALL, Bench
 

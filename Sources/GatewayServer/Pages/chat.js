@@ -7,6 +7,7 @@ const healthInterval = 10_000;
 const storageKeys = { conversation: "webllm.conversation", settings: "webllm.settings" };
 const leftNotice = "The page was left before this answer was complete.";
 const fallbackNotice = "No model could answer. This is the gateway’s stand-in reply.";
+const unkeptNotice = "This browser’s storage is full or blocked: what is new here is gone once the page is closed.";
 
 /**
  * @typedef {object} Message
@@ -45,12 +46,22 @@ function stored(key) {
   }
 }
 
+/** Whether there was room for it. */
 function store(key, value) {
   try {
     localStorage.setItem(key, JSON.stringify(value));
+    return true;
   } catch {
-    // full or forbidden: the conversation lives as long as the page
+    return false; // full or forbidden: it lives as long as the page
   }
+}
+
+/** The page promises to keep the conversation: it says when it cannot. */
+function storeConversation(messages) {
+  const isKept = store(storageKeys.conversation, messages);
+  if ($("unkept").hidden === isKept) return;
+  $("unkept").hidden = isKept;
+  $("unkept").textContent = isKept ? "" : unkeptNotice;
 }
 
 function keptConversation() {
@@ -66,7 +77,7 @@ function keep(message, question) {
   if (own >= 0) kept[own] = message;
   else if (question === undefined) kept.push(message);
   else if (asked >= 0) kept.splice(asked + 1, 0, message);
-  store(storageKeys.conversation, kept.slice(-keptMessages));
+  storeConversation(kept.slice(-keptMessages));
 }
 
 function loadConversation() {
@@ -209,7 +220,7 @@ const announcer = {
   spoken: 0,
   start() { this.spoken = 0; },
   grow(text) {
-    const [sentences] = /^.*(?:[.!?…:]\s|\n)/s.exec(text.slice(this.spoken)) ?? [];
+    const [sentences] = /^.*(?:[.!?…:]\s|[。！？]|\n)/s.exec(text.slice(this.spoken)) ?? [];
     if (sentences) this.say(sentences, this.spoken + sentences.length);
   },
   finish(message) {
@@ -217,7 +228,7 @@ const announcer = {
     const rest = message.text.slice(this.spoken);
     if (rest || outcome) this.say(`${rest} ${outcome}`, message.text.length);
   },
-  say(text, end) {
+  say(text, end = this.spoken) {
     $("announcer").textContent = text;
     this.spoken = end;
   },
@@ -314,7 +325,7 @@ async function receive(response, message, clock, changed) {
       clock.pieces += 1;
       message.firstToken = (clock.first - clock.sent) / 1000;
       message.waiting = undefined;
-      message.text += value.text;
+      message.text = (message.text + value.text).trimStart(); // as it is in the end
       changed();
     } else if (event === "done") {
       message.text = value.text;
@@ -435,6 +446,7 @@ function updateComposer() {
 
 function submit() {
   updateComposer();
+  if ($("prompt").ariaInvalid === "true") announcer.say(`The message is longer than ${promptLimit} characters.`);
   if (running || $("send").disabled) return;
   const prompt = $("prompt").value;
   $("prompt").value = "";
@@ -446,7 +458,7 @@ function submit() {
 function clearConversation() {
   running?.abort();
   conversation = [];
-  store(storageKeys.conversation, conversation);
+  storeConversation(conversation);
   $("conversation").replaceChildren();
   $("latest").hidden = true;
   showEmptiness();

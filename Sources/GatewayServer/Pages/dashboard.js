@@ -1,15 +1,16 @@
 import { ChartGroup, drawBars, makeBars, perMinute, putPoint, stepSeconds } from "./dashboard_charts.js";
 import {
-  age, button, capital, clock, counted, duration, element, makeState, moment, number, obstacles, orDash, outcomeOf,
-  outcomes, parseTime, plain, setState, setText, show, whole,
+  $, age, breakers, button, capital, clock, counted, duration, element, makeState, moment, number, orDash, outcomeOf,
+  outcomes, parseTime, plain, setState, setText, show, upstreamReason, upstreamState, whole,
 } from "./dashboard_parts.js";
-import { requestDetails } from "./dashboard_request.js";
+import { showRequests } from "./dashboard_request.js";
 
-const $ = (id) => document.getElementById(id);
 const shownRows = 100;
 const pageRows = 50;
 const silence = 6000; // the feed speaks each second
 const longestWait = 15_000; // between two attempts to connect
+const answerTime = 10_000; // for whatever is no feed
+const hiddenLook = 30_000; // between two looks at the alerts while the page is hidden
 const rateSeconds = 5;
 const keys = { theme: "webllm.dashboard.theme", token: "webllm.dashboard.token" };
 
@@ -57,21 +58,26 @@ $("token-form").addEventListener("submit", (event) => {
   tokenWanted = null;
 });
 
-async function ask(path, options = {}) {
+const noAnswer = `No answer within ${answerTime / 1000} s`;
+
+/** What the JSON of an answer says; of a feed, which may last, the reply itself. */
+async function ask(path, { signal, isFeed = false, ...options } = {}) {
   for (;;) {
     const sent = token;
     const headers = { ...options.headers, ...(sent !== null && { Authorization: `Bearer ${sent}` }) };
-    let response;
+    const limit = isFeed ? undefined : AbortSignal.timeout(answerTime);
+    const either = AbortSignal.any([signal, limit].filter(Boolean));
     try {
-      response = await fetch(path, { ...options, headers, cache: "no-store" });
+      const response = await fetch(path, { ...options, headers, signal: either, cache: "no-store" });
+      if (response.ok) return isFeed ? response : await response.json();
+      if (response.status !== 401) {
+        const reply = await response.json().catch(() => ({}));
+        throw new Fault(reply.error ?? `The gateway answered with status ${response.status}.`);
+      }
     } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Fault("The gateway cannot be reached.");
-    }
-    if (response.ok) return response;
-    if (response.status !== 401) {
-      const reply = await response.json().catch(() => ({}));
-      throw new Fault(reply.error ?? `The gateway answered with status ${response.status}.`);
+      if (signal?.aborted) throw signal.reason;
+      if (limit?.aborted) throw new Fault(noAnswer + (options.method === "POST" ? "; it may still take effect." : "."));
+      throw error instanceof TypeError ? new Fault("The gateway cannot be reached.") : error;
     }
     await askForToken(sent);
   }
@@ -114,11 +120,11 @@ const link = {
 
 const links = {
   connecting: ["Connecting", "unknown"], live: ["Live", "good"], lost: ["Disconnected", "bad"],
-  locked: ["Token needed", "warn"],
+  locked: ["Token needed", "warn"], paused: ["Paused", "unknown"],
 };
 
 function setLink(state) {
-  if (state === "lost") link.since ??= Date.now();
+  if (state === "lost" || state === "paused") link.since ??= Date.now();
   if (state === "live") link.since = null;
   if (state !== link.state && (state === "lost" || link.state === "lost")) say(links[state][0]);
   link.state = state;
@@ -147,6 +153,7 @@ $("banner-action").addEventListener("click", () => {
 });
 setInterval(() => { if (link.state === "lost") showBanner(); }, 1000);
 addEventListener("online", () => link.wake());
+document.addEventListener("visibilitychange", () => link.wake());
 
 /** Reads the feed until it ends. `event: NAME`, `data: JSON` and an empty line are all it sends. */
 async function listen() {
@@ -154,17 +161,21 @@ async function listen() {
   let watch;
   const alive = () => {
     clearTimeout(watch);
-    watch = setTimeout(() => (tokenWanted ? alive() : abort.abort(new Fault())), silence);
+    watch = setTimeout(
+      () => (tokenWanted ? alive() : abort.abort(new Fault("The gateway has fallen silent."))), silence);
   };
+  const hide = () => { if (!tokenWanted) abort.abort(new Fault("This page was hidden.")); };
+  document.addEventListener("visibilitychange", hide, { signal: abort.signal });
   try {
     alive();
-    const response = await ask("/admin/events", { headers: { Accept: "text/event-stream" }, signal: abort.signal });
+    const response = await ask(
+      "/admin/events", { headers: { Accept: "text/event-stream" }, signal: abort.signal, isFeed: true });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
       alive();
       const { value, done } = await reader.read().catch(() => {
-        throw new Fault(abort.signal.aborted ? "The gateway has fallen silent." : "The connection broke.");
+        throw abort.signal.aborted ? abort.signal.reason : new Fault("The connection broke.");
       });
       if (done) throw new Fault("The gateway ended the connection.");
       const events = (rest + value).split("\n\n");
@@ -180,12 +191,30 @@ async function listen() {
   }
 }
 
+/**
+ * Waits until the page is seen. Meanwhile it has no feed: a browser opens only six connections to a host, for all its
+ * tabs. The alerts in its title go on.
+ */
+async function pause() {
+  setLink("paused");
+  const abort = new AbortController();
+  const look = () => ask("/admin/alerts", { signal: abort.signal }).then(({ alerts }) => setTitle(alerts), () => {});
+  look();
+  const timer = setInterval(look, hiddenLook);
+  await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+  clearInterval(timer);
+  abort.abort();
+  setLink("connecting");
+}
+
 async function follow() {
   for (let attempt = 0; ; attempt += 1) {
+    if (document.hidden) await pause();
     try {
       await listen();
     } catch (fault) {
       if (link.state === "live") attempt = 0;
+      if (document.hidden) continue;
       const wait = Math.min(longestWait, 1000 * 2 ** attempt);
       Object.assign(link, { reason: fault.message, next: Date.now() + wait });
       setLink("lost");
@@ -219,9 +248,13 @@ function receive(name, event) {
   if (name === "start") start(event);
   else tick(event, parseTime(event.status.timestamp) - parseTime(before.timestamp));
   if (link.state !== "live") setLink("live");
-  const count = feed.alerts.length; // told by the tab's title even while nobody looks, when nothing is drawn
-  document.title = `${count > 0 ? `(${count}) ` : ""}WebLLM gateway`;
+  setTitle(feed.alerts);
   drawSoon();
+}
+
+/** The tab's title is read while its page is hidden. */
+function setTitle({ length: count }) {
+  document.title = `${count > 0 ? `(${count}) ` : ""}WebLLM gateway`;
 }
 
 function start(event) {
@@ -338,25 +371,6 @@ const modes = {
 const actionsOf = { enabled: ["drain", "disable"], draining: ["enable", "disable"], disabled: ["enable"] };
 
 const runs = (count, what) => (count === 0 ? "Nothing runs there now." : `Of ${whole(count)} running there, each ${what}.`);
-
-const breakers = { closed: "closed", open: "open", half_open: "half-open" };
-
-function upstreamState(upstream) {
-  if (upstream.mode === "disabled") return ["Disabled", "unknown"];
-  if (upstream.mode === "draining") return ["Draining", "warn"];
-  if (upstream.available) return upstream.probe === "unknown" ? ["Not probed yet", "unknown"] : ["Available", "good"];
-  return ["Not available", "bad"];
-}
-
-/** Its kind, why it is not asked, and what else speaks against it. */
-function upstreamReason(upstream) {
-  const reasons = [upstream.kind];
-  if (upstream.reason !== "ok") reasons.push(obstacles[upstream.reason] ?? plain(upstream.reason));
-  if (upstream.breaker_open_s) reasons.push(`tries again in ${duration(upstream.breaker_open_s * 1000)}`);
-  const last = upstream.last_failure ? ` (${plain(upstream.last_failure)})` : "";
-  if (upstream.failures_in_row > 0) reasons.push(`${counted(upstream.failures_in_row, "failure")} in a row${last}`);
-  return reasons.join(" · ");
-}
 
 function makeUpstream({ name }) {
   let current;
@@ -616,8 +630,7 @@ async function loadRequests(limit, before) {
   const query = new URLSearchParams([...chosen, ["limit", limit], ...(before ? [["before", before]] : [])]);
   $("recent-card").setAttribute("aria-busy", "true");
   try {
-    const response = await ask(`/admin/requests?${query}`, { signal: abort.signal });
-    const page = await response.json();
+    const page = await ask(`/admin/requests?${query}`, { signal: abort.signal });
     const shown = before ? recent.asked.rows : [];
     // Of many pages the newest rows make room.
     const rows = [...shown, ...page.requests].slice(-shownRows);
@@ -652,32 +665,6 @@ $("older").addEventListener("click", () =>
   (recent.asked ? loadRequests(pageRows, recent.next) : loadRequests(shownRows)));
 $("recent-live").addEventListener("click", showLive);
 
-// --- One request -------------------------------------------------------------------------------------------------
-
-const requestInHash = () => /^#request=(.+)$/.exec(location.hash)?.[1];
-
-async function showRequest() {
-  const id = requestInHash();
-  if (id === undefined) return $("request").close();
-  setText($("request-title"), "Request");
-  $("request-body").replaceChildren(element("p", "soft", "Loading…"));
-  if (!$("request").open) $("request").showModal();
-  let shown;
-  try {
-    const response = await ask(`/admin/requests/${id}`);
-    shown = requestDetails(await response.json());
-  } catch (error) {
-    shown = [element("p", "banner", error.message)];
-  }
-  if (requestInHash() === id) $("request-body").replaceChildren(...shown);
-}
-
-addEventListener("hashchange", showRequest);
-$("request-close").addEventListener("click", () => $("request").close());
-$("request").addEventListener("close", () => {
-  if (requestInHash() !== undefined) history.replaceState(null, "", location.pathname + location.search);
-});
-
 // --- Light and dark ----------------------------------------------------------------------------------------------
 
 const root = document.documentElement;
@@ -694,4 +681,4 @@ $("theme").addEventListener("click", () => {
 
 setText($("zone"), `Times are those of ${Intl.DateTimeFormat().resolvedOptions().timeZone}; alerts name UTC.`);
 follow();
-if (requestInHash() !== undefined) showRequest();
+showRequests((id) => ask(`/admin/requests/${id}`));

@@ -78,6 +78,25 @@ export const obstacles = {
 
 export const outcomeOf = ({ outcome }) => outcomes[outcome] ?? [plain(outcome), "unknown"];
 
+export const breakers = { closed: "closed", open: "open", half_open: "half-open" };
+
+export function upstreamState(upstream) {
+  if (upstream.mode === "disabled") return ["Disabled", "unknown"];
+  if (upstream.mode === "draining") return ["Draining", "warn"];
+  if (upstream.available) return upstream.probe === "unknown" ? ["Not probed yet", "unknown"] : ["Available", "good"];
+  return ["Not available", "bad"];
+}
+
+/** An upstream's kind, why it is not asked, and what else speaks against it. */
+export function upstreamReason(upstream) {
+  const reasons = [upstream.kind];
+  if (upstream.reason !== "ok") reasons.push(obstacles[upstream.reason] ?? plain(upstream.reason));
+  if (upstream.breaker_open_s) reasons.push(`tries again in ${duration(upstream.breaker_open_s * 1000)}`);
+  const last = upstream.last_failure ? ` (${plain(upstream.last_failure)})` : "";
+  if (upstream.failures_in_row > 0) reasons.push(`${counted(upstream.failures_in_row, "failure")} in a row${last}`);
+  return reasons.join(" · ");
+}
+
 // --- Elements ----------------------------------------------------------------------------------------------------
 
 /** Children that are no elements become text, and never anything else. */
@@ -87,6 +106,8 @@ export function element(tag, className, ...children) {
   made.append(...children);
   return made;
 }
+
+export const $ = (id) => document.getElementById(id);
 
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -1,7 +1,7 @@
-// One request of the past: why it went where it went, its timeline, its attempts, and what came of it.
+// One request of the past: why it went where it went, its timeline, its attempts, what came of it, and its dialog.
 
 import {
-  duration, element, makeState, moment, number, obstacles, orDash, outcomeOf, parseTime, plain, whole,
+  $, duration, element, makeState, moment, number, obstacles, orDash, outcomeOf, parseTime, plain, whole,
 } from "./dashboard_parts.js";
 
 // --- A request's timeline ----------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ function timeline(request) {
 // --- Details -----------------------------------------------------------------------------------------------------
 
 /** All that is known of a request, as elements. */
-export function requestDetails(request) {
+function requestDetails(request) {
   const time = parseTime(request.time);
   const block = (title, ...content) => element("section", "", element("h3", "", title), ...content);
   const parts = [
@@ -136,4 +136,28 @@ function candidateTable({ upstream, candidates }) {
   });
   return element("div", "scroll", element(
     "table", "candidates", element("thead", "", element("tr", "", ...head)), element("tbody", "", ...rows)));
+}
+
+// --- The dialog --------------------------------------------------------------------------------------------------
+
+const idInAddress = () => /^#request=(.+)$/.exec(location.hash)?.[1];
+
+/** Shows the request that the address names, whenever that changes. `load` gets what is known of one by its id. */
+export function showRequests(load) {
+  const dialog = $("request");
+  const body = $("request-body");
+  const update = async () => {
+    const id = idInAddress();
+    if (id === undefined) return dialog.close();
+    body.replaceChildren(element("p", "soft", "Loading…"));
+    if (!dialog.open) dialog.showModal();
+    const shown = await load(id).then(requestDetails).catch((error) => [element("p", "banner", error.message)]);
+    if (idInAddress() === id) body.replaceChildren(...shown);
+  };
+  addEventListener("hashchange", update);
+  $("request-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => {
+    if (idInAddress() !== undefined) history.replaceState(null, "", location.pathname + location.search);
+  });
+  if (idInAddress() !== undefined) update();
 }
