@@ -19,3 +19,20 @@ final class EventLoopExecutor: SerialExecutor, TaskExecutor {
 
     func checkIsolated() { eventLoop.preconditionInEventLoop() }
 }
+
+/// An actor that lives on an event loop, as its connection does.
+protocol EventLoopActor: Actor {
+    nonisolated var executor: EventLoopExecutor { get }
+}
+
+extension EventLoopActor {
+    /// Runs `body` here and now; traps anywhere but on the actor's event loop. `assumeIsolated` does the same, but looks for
+    /// the executor of a task first: a thousand instructions where there is none, as in a channel's handler, and that twice
+    /// for each token.
+    nonisolated func onEventLoop<Value>(_ body: (isolated Self) throws -> Value) rethrows -> Value {
+        executor.checkIsolated()
+        return try withoutActuallyEscaping(body) { isolated in
+            try unsafeBitCast(isolated, to: ((Self) throws -> Value).self)(self)
+        }
+    }
+}

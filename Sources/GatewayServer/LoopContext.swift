@@ -80,7 +80,7 @@ final class LoopContext {
         // After the process stood still, what came meanwhile is read before any timer is looked at.
         guard now - lastTick < Self.standstill else { return }
         for connection in connections.values { connection.tick(now) }
-        for generation in generations.values { generation.assumeIsolated { $0.tick(now) } }
+        for generation in generations.values { generation.onEventLoop { $0.tick(now) } }
         if !generations.isEmpty {
             gateway.wakeQueue()
             if now - lastPieceCount >= .seconds(1) { countPieces(now) }
@@ -98,7 +98,7 @@ final class LoopContext {
         lastPieceCount = now
         var counts: [String: Int] = [:]
         for generation in generations.values {
-            guard let (upstream, count) = generation.assumeIsolated({ $0.takePieces() }) else { continue }
+            guard let (upstream, count) = generation.onEventLoop({ $0.takePieces() }) else { continue }
             counts[upstream, default: 0] += count
         }
         gateway.metrics.tokens(counts)

@@ -4,14 +4,14 @@ import NIOCore
 import NIOHTTP1
 
 /// One generation request of a client, from decode to settle. It lives on its connection's event loop.
-actor Exchange {
+actor Exchange: EventLoopActor {
     private let gateway: Gateway
     private let snapshot: Snapshot
     private let client: ClientID
     private let clientAddress: String
     private let loop: NIOLoopBound<LoopContext>
     private let connection: NIOLoopBound<HTTPConnection>
-    private let executor: EventLoopExecutor
+    let executor: EventLoopExecutor
     private let head: Shared<RequestHead>
     private let accepted = MonotonicTime.now
     /// The client's own, or a new one.
@@ -62,7 +62,7 @@ actor Exchange {
         if let refusal = pinRefusal { return refuse(refusal, route: "infer") }
         let modelID = request.modelID ?? settings.webllm.defaultModel
         if request.stream { stream = TokenStreamWriter(head.acceptsNDJSON ? .ndjson : .sse) }
-        let onPieces: Generation.PiecesHandler = { [unowned self] pieces in assumeIsolated { $0.send(pieces) } }
+        let onPieces: Generation.PiecesHandler = { [unowned self] pieces in onEventLoop { $0.send(pieces) } }
         let generation = makeGeneration(
             request.prompt, modelID, request.sampling, onPieces: request.stream ? onPieces : nil)
         let mode = request.mode
@@ -84,7 +84,7 @@ actor Exchange {
             onAdmitted: onAdmitted, onPieces: onPieces)
         if settings.routing.allowPin { job.pinned = head.pinnedUpstream }
         let generation = Generation(gateway: gateway, snapshot: snapshot, loop: loop, job: job)
-        if let reason = abandonReason { generation.assumeIsolated { $0.abandon(reason) } }
+        if let reason = abandonReason { generation.onEventLoop { $0.abandon(reason) } }
         generations.append(generation)
         return generation
     }
@@ -141,8 +141,8 @@ actor Exchange {
         var reply = ReplyHead(200, contentType: stream?.contentType ?? "", requestID: requestID)
         reply.fields = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
         let generation = generations.first
-        if isCommitted { addGatewayFields(&reply, generation?.assumeIsolated { $0.attempts } ?? []) }
-        addQueuePosition(&reply, generation?.assumeIsolated { $0.queuePosition })
+        if isCommitted { addGatewayFields(&reply, generation?.onEventLoop { $0.attempts } ?? []) }
+        addQueuePosition(&reply, generation?.onEventLoop { $0.queuePosition })
         return reply
     }
 
@@ -301,7 +301,7 @@ actor Exchange {
         to group: inout TaskGroup<(Int, InferReport, GenerationResult)>
     ) {
         let onAdmitted: @Sendable (Generation) -> Void = { [unowned self] generation in
-            assumeIsolated { $0.passEntry(from: generation) }
+            onEventLoop { $0.passEntry(from: generation) }
         }
         let generation = makeGeneration(prompt, modelID, sampling, isBatchItem: true, onAdmitted: onAdmitted)
         let id = loop.value.makeRequestID()
@@ -358,12 +358,12 @@ actor Exchange {
     /// The client left, or the gateway stops.
     func abandon(_ reason: AbandonReason) {
         abandonReason = abandonReason ?? reason
-        for generation in generations { generation.assumeIsolated { $0.abandon(reason) } }
+        for generation in generations { generation.onEventLoop { $0.abandon(reason) } }
     }
 
     func clientReads() { tellGenerations(reading: true) }
 
     private func tellGenerations(reading: Bool) {
-        for generation in generations { generation.assumeIsolated { $0.setClientReading(reading) } }
+        for generation in generations { generation.onEventLoop { $0.setClientReading(reading) } }
     }
 }

@@ -6,71 +6,12 @@ import NIOCore
 /// One prompt on its way to an answer: admit, plan, attempt, commit, stream, settle.
 ///
 /// It lives on its client's event loop: every function runs there, so its state needs no lock.
-actor Generation {
-    private enum Signal {
-        case attemptEnded(AttemptEnd)
-        case granted(Choice)
-        /// Another client's request took its place in the queue.
-        case displaced(retryAfter: Int)
-        /// No upstream is left that it could wait for.
-        case stranded
-        case loadEnded(UpstreamID, ModelLoader.Result)
-        /// An operator disabled the upstream.
-        case interrupted
-        case timer(FiredTimer)
-        case abandoned(AbandonReason)
-
-        /// The others mean nothing to a later attempt.
-        var isOfTheWholeRequest: Bool {
-            switch self {
-            case .abandoned, .timer(.total): true
-            default: false
-            }
-        }
-    }
-
-    private enum FiredTimer { case queue, backoff, firstToken, idle, total }
-
-    /// How an attempt ended.
-    private struct AttemptEnd {
-        var outcome: AttemptOutcome
-        var usage = TokenUsage()
-        /// The transfer is over, or its reply whole: nothing is left to cancel.
-        var hasEnded: Bool
-        /// The failure of a load that others waited for too: it counts once.
-        var isShared = false
-        /// libcurl's words for a failure, where it has some.
-        var detail: String?
-    }
-
-    /// What has come of the running attempt's reply. A class: it is changed in place for each token.
-    private final class AttemptReply {
-        var decoder: UpstreamReplyDecoder
-        let idleTimeout: Duration
-        var hasFirstToken = false
-        var head: ResponseHead?
-        var status = 0
-        var errorBody: [UInt8] = []
-
-        init(_ kind: UpstreamKind, idleTimeout: Duration) {
-            decoder = UpstreamReplyDecoder(kind: kind)
-            self.idleTimeout = idleTimeout
-        }
-    }
-
-    /// A client that left, and what it left behind.
-    private struct Departure {
-        let time: MonotonicTime
-        let phase: GenerationTrace.Phase
-        let upstream: String
-        let reply: AttemptReply?
-    }
-
+actor Generation: EventLoopActor {
     private let gateway: Gateway
     private let snapshot: Snapshot
     private let loop: NIOLoopBound<LoopContext>
     private let eventLoop: any EventLoop
-    private let executor: EventLoopExecutor
+    let executor: EventLoopExecutor
     private let job: Job
     private let waiter: WaiterID
 
@@ -607,7 +548,7 @@ actor Generation {
 
     /// From any thread: the slot that was waited for is there.
     nonisolated func grant(_ choice: Choice) {
-        eventLoop.execute { self.assumeIsolated { $0.takeGrant(choice) } }
+        eventLoop.execute { self.onEventLoop { $0.takeGrant(choice) } }
     }
 
     private func takeGrant(_ choice: Choice) {
@@ -625,15 +566,15 @@ actor Generation {
 
     /// From any thread: its place in the queue is gone.
     nonisolated func displace(retryAfter: Int) {
-        eventLoop.execute { self.assumeIsolated { $0.post(.displaced(retryAfter: retryAfter)) } }
+        eventLoop.execute { self.onEventLoop { $0.post(.displaced(retryAfter: retryAfter)) } }
     }
 
     /// From any thread: what it could wait for was taken out.
-    nonisolated func strand() { eventLoop.execute { self.assumeIsolated { $0.post(.stranded) } } }
+    nonisolated func strand() { eventLoop.execute { self.onEventLoop { $0.post(.stranded) } } }
 
     /// From any thread: the load it waits for has ended.
     nonisolated func loadEnded(_ upstream: UpstreamID, _ result: ModelLoader.Result) {
-        eventLoop.execute { self.assumeIsolated { $0.post(.loadEnded(upstream, result)) } }
+        eventLoop.execute { self.onEventLoop { $0.post(.loadEnded(upstream, result)) } }
     }
 
     /// An operator disabled an upstream: an attempt there ends.
@@ -709,6 +650,6 @@ private final class AttemptReceiver: TransferReceiver {
     }
 
     func receive(_ update: TransferUpdate) {
-        generation.assumeIsolated { $0.receive(attempt: attempt, update) }
+        generation.onEventLoop { $0.receive(attempt: attempt, update) }
     }
 }

@@ -134,7 +134,7 @@ final class HTTPConnection: ChannelInboundHandler {
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
         if context.channel.isWritable {
-            if case .answered = state { serveNext() } else { exchange?.assumeIsolated { $0.clientReads() } }
+            if case .answered = state { serveNext() } else { exchange?.onEventLoop { $0.clientReads() } }
         }
         context.fireChannelWritabilityChanged()
     }
@@ -406,7 +406,7 @@ final class HTTPConnection: ChannelInboundHandler {
         loop.remove(self)
         releaseBody()
         gateway.connectionClosed(client, of: routes.audience)
-        exchange?.assumeIsolated { $0.abandon(.clientLeft) }
+        exchange?.onEventLoop { $0.abandon(.clientLeft) }
         exchange = nil
         feed?.stop()
         feed = nil
@@ -462,7 +462,7 @@ final class HTTPConnection: ChannelInboundHandler {
             checkStall(now)
             if let heartbeat = limits.heartbeat, now - lastSent >= heartbeat {
                 lastSent = now
-                exchange?.assumeIsolated { $0.heartbeat() }
+                exchange?.onEventLoop { $0.heartbeat() }
             }
         case .answered, .closed: checkStall(now)
         }
@@ -513,7 +513,7 @@ final class HTTPConnection: ChannelInboundHandler {
         if case .receiving = state {
             refuse(RequestRefusal(503, "The gateway is stopping", retryAfter: 1))
         } else {
-            exchange?.assumeIsolated { $0.abandon(.drain) }
+            exchange?.onEventLoop { $0.abandon(.drain) }
         }
     }
 }

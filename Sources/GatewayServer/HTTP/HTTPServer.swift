@@ -148,7 +148,7 @@ extension HTTPServer: GatewayOperations {
         for loop in loops {
             loop.eventLoop.execute {
                 for generation in loop.value.runningGenerations {
-                    generation.assumeIsolated { $0.interrupt(upstream) }
+                    generation.onEventLoop { $0.interrupt(upstream) }
                 }
             }
         }
@@ -160,7 +160,7 @@ extension HTTPServer {
     func running(_ limit: Int, _ done: @escaping @Sendable ([RunningRequest], Int) -> Void) {
         let asked = loops.map { loop in
             loop.eventLoop.submit {
-                let all = loop.value.runningGenerations.map { $0.assumeIsolated { $0.running } }.sorted {
+                let all = loop.value.runningGenerations.map { $0.onEventLoop { $0.running } }.sorted {
                     $0.id < $1.id
                 }
                 return (Array(all.prefix(limit)), all.count)
@@ -176,7 +176,7 @@ extension HTTPServer {
         let asked = loops.map { loop in
             loop.eventLoop.submit {
                 loop.value.runningGenerations.contains { generation in
-                    generation.assumeIsolated { generation in
+                    generation.onEventLoop { generation in
                         guard generation.running.id == id else { return false }
                         generation.abandon(.cancelled)
                         return true

@@ -181,7 +181,7 @@ struct Routes: Sendable {
             let exchange = Exchange(
                 gateway: gateway, loop: NIOLoopBound(loop, eventLoop: loop.eventLoop),
                 connection: NIOLoopBound(connection, eventLoop: loop.eventLoop), head: request)
-            exchange.assumeIsolated { begin($0, body) }
+            exchange.onEventLoop { begin($0, body) }
         }
     }
 
