@@ -22,10 +22,8 @@ final class ActiveTransfer {
     /// Nil while the host's name is looked up.
     var easy: EasyHandle?
     var pin: HostTable.Pin?
-    /// Those of the host that are yet to be tried, the present one first; none for a host that is an address.
-    var addresses: [String] = []
-    /// When the connection with the present address began.
-    var addressStarted: Int64 = 0
+    /// Nil for a host that is an address, and once the request is on its way.
+    var race: AddressRace?
 
     var phase: Phase
     /// When the present phase began, or the last bytes came.
@@ -42,9 +40,6 @@ final class ActiveTransfer {
     var isDirty = false
     /// Outlives every transfer of its own.
     private unowned let loop: CurlLoop
-
-    /// Nanoseconds.
-    private static let leastTimePerAddress: Int64 = 300_000_000
 
     init(
         id: UInt64, request: TransferRequest, receiver: any TransferReceiver, outbox: Int, phase: Phase,
@@ -70,23 +65,21 @@ final class ActiveTransfer {
             abortReason = .noReply
             return CURL_SOCKET_BAD
         }
-        noteAddress(address)
-        return loop.openSocket(address)
-    }
-
-    /// curl goes on to the next address by itself where one refuses, or is slow and of the other family.
-    private func noteAddress(_ address: UnsafePointer<curl_sockaddr>) {
-        guard addresses.count > 1, let offset = MemoryLayout<curl_sockaddr>.offset(of: \.addr) else { return }
+        let fd = loop.openSocket(address, for: self)
+        guard race != nil, let offset = MemoryLayout<curl_sockaddr>.offset(of: \.addr) else { return fd }
         let socketAddress = (UnsafeRawPointer(address) + offset).assumingMemoryBound(to: sockaddr.self)
-        guard let text = HostTable.text(of: socketAddress, length: address.pointee.addrlen),
-            let index = addresses.firstIndex(of: text), index > 0
-        else { return }
-        addresses.removeFirst(index)
-        addressStarted = loop.now
+        if let text = HostTable.text(of: socketAddress, length: address.pointee.addrlen) {
+            race?.open(text, socket: fd, now: loop.now)
+            loop.schedule(self)
+        }
+        // As of a family that the system does not have.
+        if fd == CURL_SOCKET_BAD { loop.noteRefusal(fd) }
+        return fd
     }
 
     /// Runs before every send of the request; the second one is curl's hidden replay on another idle connection.
-    func mayContinueToSend() -> Bool {
+    /// - Parameter address: of the upstream, as numbers.
+    func mayContinueToSend(to address: UnsafePointer<CChar>?) -> Bool {
         sends += 1
         guard sends == 1 else {
             abortReason = .noReply
@@ -94,6 +87,11 @@ final class ActiveTransfer {
         }
         phase = .waiting
         lastProgress = loop.now
+        if let race, let address {
+            let winner = String(cString: address)
+            for silent in race.silent(before: winner) { loop.noteSilence(of: silent, of: request.target.host) }
+        }
+        race = nil
         loop.schedule(self)
         return true
     }
@@ -169,14 +167,16 @@ final class ActiveTransfer {
         return next
     }
 
-    /// When the next address is tried instead: each has an equal part of the time that is left for connecting, but none less
-    /// than a far one needs. curl would give the first one half of it, but asks for no call at that moment (7.88). Nil where
-    /// there is no other.
+    /// When the addresses that curl has not opened are tried instead; nil where there are none.
     var nextAddressAt: Int64? {
-        let timers = request.timers
-        guard phase == .connecting, addresses.count > 1, let time = timers.connect ?? timers.total else { return nil }
-        let left = started + time.nanoseconds - addressStarted
-        return addressStarted + max(left / Int64(addresses.count), Self.leastTimePerAddress)
+        guard phase == .connecting, let time = request.timers.connect ?? request.timers.total else { return nil }
+        return race?.nextAt(end: started + time.nanoseconds)
+    }
+
+    /// Whether curl must be called for it to open an address, after another one refused.
+    var canOpenAnother: Bool {
+        guard phase == .connecting, let race, let easy else { return false }
+        return !race.untried.isEmpty && easy.localPort <= 0
     }
 
     var wasAnswered: Bool { reader.hasBegun }

@@ -14,6 +14,10 @@ final class CurlLoop {
     private var hosts = HostTable()
     private var outboxes: [(queue: any DeliveryQueue, batch: [Delivery])] = []
     private var dirty: [ActiveTransfer] = []
+    /// Those of a named host that were opened, and the transfers they were opened for.
+    private var openedFor: [curl_socket_t: UInt64] = [:]
+    /// An address refused in this turn, and others are left.
+    private var refused: [ActiveTransfer] = []
     /// What each descriptor in the epoll is watched for; zero where curl does not watch it at present.
     private var watched: [curl_socket_t: UInt32] = [:]
     private var spareHandles: [EasyHandle] = []
@@ -69,7 +73,7 @@ final class CurlLoop {
 
     deinit { close(epoll) }
 
-    private static func from(_ context: UnsafeMutableRawPointer?) -> CurlLoop {
+    static func from(_ context: UnsafeMutableRawPointer?) -> CurlLoop {
         Unmanaged<CurlLoop>.fromOpaque(context!).takeUnretainedValue()
     }
 
@@ -97,6 +101,7 @@ final class CurlLoop {
             performCommands()
             for event in events.prefix(count) where event.events != 0 { handle(event) }
             if let deadline = curlDeadline, deadline <= now { act(ccurl_socket_timeout, 0) }
+            goOnAfterRefusals()
             if now >= nextScan { fireTimers() }
             collectFinished()
             mailbox.publish(statistics)
@@ -183,13 +188,31 @@ final class CurlLoop {
         watched[fd] = events
     }
 
-    /// What was watched under this number was another socket, whose closing took it out of the epoll: curl tells of no
-    /// closing of a socket that was still connecting (CURLOPT_CLOSESOCKETFUNCTION is not called for it in 7.88).
-    func openSocket(_ address: UnsafePointer<curl_sockaddr>) -> curl_socket_t {
+    /// What was watched under this number was another socket, whose closing took it out of the epoll: of one that curl gives
+    /// up while it is still connecting it tells nothing (7.88).
+    func openSocket(_ address: UnsafePointer<curl_sockaddr>, for transfer: ActiveTransfer) -> curl_socket_t {
         let kind = address.pointee
         let fd = socket(kind.family, kind.socktype | Int32(SOCK_CLOEXEC.rawValue), kind.`protocol`)
         watched[fd] = nil
+        openedFor[fd] = transfer.race == nil ? nil : transfer.id
         return fd
+    }
+
+    /// One that is still connecting is closed here only where it came to nothing by itself (see ``openSocket(_:for:)``).
+    func closeSocket(_ fd: curl_socket_t) -> Int32 {
+        noteRefusal(fd)
+        return close(fd)
+    }
+
+    func noteRefusal(_ fd: curl_socket_t) {
+        guard let id = openedFor.removeValue(forKey: fd), let transfer = transfers[id] else { return }
+        if transfer.race?.refuse(fd) == true { refused.append(transfer) }
+    }
+
+    /// Where an address refuses curl makes the next one of its family ready, and asks for no call to open it (7.88).
+    private func goOnAfterRefusals() {
+        for transfer in refused where transfer.canOpenAnother { transfer.easy?.runSoon() }
+        refused.removeAll(keepingCapacity: true)
     }
 
     // MARK: Commands
@@ -258,15 +281,14 @@ final class CurlLoop {
     }
 
     private func launch(_ transfer: ActiveTransfer, addresses: [String] = []) {
-        guard let easy = spareHandles.popLast() ?? EasyHandle(maxIdleAge: configuration.maxIdleAge) else {
+        guard let easy = spareHandles.popLast() ?? EasyHandle(maxIdleAge: configuration.maxIdleAge, loop: self) else {
             end(transfer, code: CURLE_OUT_OF_MEMORY, ownReason: nil)
             return
         }
         if !addresses.isEmpty {
             let target = transfer.request.target
             transfer.pin = HostTable.Pin(host: target.host, port: target.port, addresses: addresses)
-            transfer.addresses = addresses
-            transfer.addressStarted = now
+            transfer.race = AddressRace(addresses, now: now)
             schedule(transfer)
         }
         transfer.easy = easy
@@ -277,15 +299,18 @@ final class CurlLoop {
 
     /// Nothing of the request has been sent yet. An address that is only slow to shake hands for TLS is not silent: it keeps
     /// all of the time.
-    private func tryNextAddress(_ transfer: ActiveTransfer) {
-        if let easy = transfer.easy, easy.localPort > 0 {
-            transfer.addresses = []
+    private func tryNextAddresses(_ transfer: ActiveTransfer) {
+        guard let race = transfer.race, let easy = transfer.easy, easy.localPort <= 0 else {
+            transfer.race?.settle()
             return
         }
-        hosts.noteSilence(of: transfer.addresses[0], of: transfer.request.target.host)
+        for (address, _) in race.waiting { noteSilence(of: address, of: transfer.request.target.host) }
         release(transfer)
-        launch(transfer, addresses: Array(transfer.addresses.dropFirst()))
+        launch(transfer, addresses: race.untried)
     }
+
+    /// The host's others are tried before this address from now on.
+    func noteSilence(of address: String, of host: String) { hosts.noteSilence(of: address, of: host) }
 
     // MARK: Timers
 
@@ -301,7 +326,7 @@ final class CurlLoop {
                 end(transfer, code: CURLE_OK, ownReason: deadline.reason)
                 continue
             }
-            if let next = transfer.nextAddressAt, next <= now { tryNextAddress(transfer) }
+            if let next = transfer.nextAddressAt, next <= now { tryNextAddresses(transfer) }
             schedule(transfer)
         }
         guard transfers.isEmpty else { return }
@@ -317,6 +342,7 @@ final class CurlLoop {
         multi = curl_multi_init()
         configureMulti()
         watched = [:]
+        openedFor = [:]
         curlDeadline = nil
     }
 

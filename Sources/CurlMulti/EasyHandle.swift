@@ -10,7 +10,7 @@ final class EasyHandle {
     /// A handle with everything that all transfers of a loop share. It is used again without a reset: setting all of
     /// it for each transfer costs as much as curl's own work on a small one.
     /// - Returns: nil where memory has run out.
-    init?(maxIdleAge: Duration) {
+    init?(maxIdleAge: Duration, loop: CurlLoop) {
         guard let curl = curl_easy_init() else {
             message.deallocate()
             return nil
@@ -20,6 +20,7 @@ final class EasyHandle {
         ccurl_set_pointer(curl, CURLOPT_ERRORBUFFER, message)
         // Proxies of the environment would be honoured otherwise.
         ccurl_set_string(curl, CURLOPT_PROXY, "")
+        ccurl_set_string(curl, CURLOPT_NOPROXY, "*")
         ccurl_set_string(curl, CURLOPT_PROTOCOLS_STR, "http,https")
         ccurl_set_long(curl, CURLOPT_FOLLOWLOCATION, 0)
         ccurl_set_long(curl, CURLOPT_PATH_AS_IS, 1)
@@ -47,12 +48,16 @@ final class EasyHandle {
             let line = UnsafeRawBufferPointer(start: bytes, count: size * count)
             return ActiveTransfer.from(context).receiveHeader(line) ? line.count : 0
         }
-        ccurl_set_prereq_callback(curl) { context, _, _, _, _ in
-            ActiveTransfer.from(context).mayContinueToSend() ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
+        ccurl_set_prereq_callback(curl) { context, address, _, _, _ in
+            ActiveTransfer.from(context).mayContinueToSend(to: address)
+                ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT
         }
         ccurl_set_open_callback(curl) { context, _, address in
             ActiveTransfer.from(context).openSocket(address!)
         }
+        ccurl_set_close_callback(curl) { context, fd in CurlLoop.from(context).closeSocket(fd) }
+        // Connections outlive the transfers that opened them, but not the loop.
+        ccurl_set_pointer(curl, CURLOPT_CLOSESOCKETDATA, Unmanaged.passUnretained(loop).toOpaque())
     }
 
     deinit {
@@ -89,6 +94,13 @@ final class EasyHandle {
         ccurl_set_pointer(curl, CURLOPT_HEADERDATA, context)
         ccurl_set_pointer(curl, CURLOPT_PREREQDATA, context)
         ccurl_set_pointer(curl, CURLOPT_OPENSOCKETDATA, context)
+    }
+
+    /// Lets curl look at the transfer soon, though no socket and no timer of it asks for that. A pause that begins or ends
+    /// is all that has this effect; this one is over before curl looks.
+    func runSoon() {
+        curl_easy_pause(curl, CURLPAUSE_RECV)
+        curl_easy_pause(curl, CURLPAUSE_CONT)
     }
 
     /// Lets the present transfer's connection end with it.

@@ -16,13 +16,24 @@ package enum UpstreamPaths {
         switch upstream.kind {
         case .ollama: upstream.url.basePath + "/api/version"
         case .query: "/"
-        case .openai: openAI(upstream.url) + "/health"
+        case .openai: openAI(upstream.url) + "/v1/models"
         }
     }
 
-    /// For a server that answers ``liveness(_:)`` with 4xx: llama.cpp and vLLM have `/health`, and others have not.
-    package static func livenessFallback(_ upstream: UpstreamConfiguration) -> String? {
-        upstream.kind == .openai ? installedModels(upstream) : nil
+    /// `GET`: what a server says of its own health; nil where a kind has none. Only for a server that
+    /// ``hasFreeHealth(_:parser:)``, or that has no list of models: LiteLLM asks all models behind it for a completion here,
+    /// and SGLang generates a token.
+    package static func health(_ upstream: UpstreamConfiguration) -> String? {
+        upstream.kind == .openai ? openAI(upstream.url) + "/health" : nil
+    }
+
+    /// Whether a list of models is of llama.cpp or vLLM, whose ``health(_:)`` costs nothing and tells more than the list:
+    /// 503 while the model loads (some llama.cpp list it meanwhile), or when the engine is dead.
+    package static func hasFreeHealth(_ list: [UInt8], parser: JSONParser) -> Bool {
+        guard let models = (try? parser.parse(list))?["data"], models.kind == .array else { return false }
+        var owners: Set<String> = []
+        models.forEachElement { (model) throws(Never) in owners.insert(model["owned_by"]?.string ?? "") }
+        return !owners.isEmpty && owners.isSubset(of: ["llamacpp", "vllm"])
     }
 
     /// `GET`: the models it has; nil where a kind does not tell.

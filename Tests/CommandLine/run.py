@@ -13,8 +13,8 @@ import threading
 import unittest
 import urllib.request
 
+from setting import Setting  # first: it tells where the modules are that others need
 from scripts import Scripts  # noqa: F401, its tests run with these
-from setting import Setting
 from terminal import Terminal
 
 gateway = None  # the Setting

@@ -255,13 +255,13 @@ struct ResilienceTests {
         await upstream.close()
     }
 
-    @Test func anOpenAIServerWithoutAHealthPathIsAskedForItsModels() async throws {
+    @Test func aServerWithoutAHealthPathIsAskedForItsModels() async throws {
         let upstream = try await FakeUpstream.start { connection in
             while let request = try await connection.request() {
                 if request.line.hasPrefix("GET /health") {
                     try await connection.reply("405 Method Not Allowed", body: "")
                 } else {
-                    try await connection.reply(body: #"{"data":[{"id":"m"}]}"#)
+                    try await connection.reply(body: #"{"data":[{"id":"m","owned_by":"llamacpp"}]}"#)
                 }
             }
         }

@@ -43,6 +43,11 @@ static inline CURLcode ccurl_set_open_callback(CURL *easy, ccurl_open_callback c
     return curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, callback);
 }
 
+typedef int (*ccurl_close_callback)(void *context, curl_socket_t fd);
+static inline CURLcode ccurl_set_close_callback(CURL *easy, ccurl_close_callback callback) {
+    return curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, callback);
+}
+
 static inline CURLcode ccurl_get_long(CURL *easy, CURLINFO info, long *value) {
     return curl_easy_getinfo(easy, info, value);
 }

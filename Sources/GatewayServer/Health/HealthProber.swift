@@ -43,10 +43,18 @@ final class HealthProber {
     private var timer: Scheduled<Void>?
     private var transfer: Transfer?
     private var modelsFreshUntil = MonotonicTime(nanoseconds: 0)
-    private var livenessPath: String
+    private var evidence = Evidence.unknown
     /// A prober that a reload made finds its upstream up already, and has models of its own to load.
     private var hasWarmed = false
     private var isStopped = false
+
+    /// What tells most of an OpenAI-shaped server and costs it nothing.
+    private enum Evidence {
+        /// Its list of models is asked for first.
+        case unknown
+        case list
+        case health
+    }
 
     private static let modelListInterval: Duration = .seconds(30)
     private static let loadedTimeout: Duration = .seconds(1)
@@ -57,7 +65,6 @@ final class HealthProber {
         self.loop = loop
         self.id = id
         self.endpoint = endpoint
-        livenessPath = UpstreamPaths.liveness(endpoint.configuration)
     }
 
     var configuration: UpstreamConfiguration { endpoint.configuration }
@@ -78,16 +85,35 @@ final class HealthProber {
             schedule()
             return
         }
-        get(livenessPath) { [self] reply in
+        let health = evidence == .health ? UpstreamPaths.health(configuration) : nil
+        get(health ?? UpstreamPaths.liveness(configuration)) { [self] reply in
+            if learn(from: reply) { return probe() }
             let status = reply.status
-            let isAlive = reply.failure == nil && (endpoint.configuration.kind == .query ? status < 500 : status == 200)
-            let fallback = UpstreamPaths.livenessFallback(endpoint.configuration)
-            if !isAlive, (400...499).contains(status), let fallback, livenessPath != fallback {
-                livenessPath = fallback
-                return probe()
-            }
+            let isAlive = reply.failure == nil && (configuration.kind == .query ? status < 500 : status == 200)
+            // Another server may come in its place.
+            if !isAlive { evidence = .unknown }
+            if isAlive, evidence == .list { noteInstalled(reply) }
             finished(
                 isAlive, reason: reply.failure?.reason.rawValue ?? "status \(status)", detail: reply.failure?.detail)
+        }
+    }
+
+    /// - Returns: whether something else tells more, and must be asked now. At most twice in a row.
+    private func learn(from reply: ReplyCollector.Collected) -> Bool {
+        guard configuration.kind == .openai, reply.failure == nil else { return false }
+        let isMissing = reply.status == 404 || reply.status == 405
+        switch evidence {
+        case .unknown where isMissing:
+            evidence = .health
+            return true
+        case .unknown where reply.status == 200:
+            evidence = UpstreamPaths.hasFreeHealth(reply.body, parser: loop.parser) ? .health : .list
+            return evidence == .health
+        case .health where isMissing:
+            evidence = .list
+            return true
+        default:
+            return false
         }
     }
 
@@ -131,11 +157,22 @@ final class HealthProber {
         guard .now >= modelsFreshUntil, let path = UpstreamPaths.installedModels(endpoint.configuration) else {
             return schedule()
         }
-        modelsFreshUntil = .now + Self.modelListInterval
         get(path) { [self] reply in
-            if let models = models(in: reply) { gateway.setInstalled(id, models) }
+            noteInstalled(reply)
+            // Another server may have come in its place between two probes.
+            if evidence == .health, reply.failure == nil, reply.status == 200,
+                !UpstreamPaths.hasFreeHealth(reply.body, parser: loop.parser)
+            {
+                evidence = .list
+            }
             schedule()
         }
+    }
+
+    private func noteInstalled(_ reply: ReplyCollector.Collected) {
+        guard .now >= modelsFreshUntil else { return }
+        modelsFreshUntil = .now + Self.modelListInterval
+        if let models = models(in: reply) { gateway.setInstalled(id, models) }
     }
 
     private func models(in reply: ReplyCollector.Collected) -> [String]? {
