@@ -76,6 +76,7 @@ final class EasyHandle {
         ccurl_set_long(curl, CURLOPT_FORBID_REUSE, 0)
         let request = transfer.request
         ccurl_set_string(curl, CURLOPT_URL, request.target.url)
+        ccurl_set_string(curl, CURLOPT_UNIX_SOCKET_PATH, request.target.unixSocket)
         switch request.method {
         case .get:
             ccurl_set_long(curl, CURLOPT_HTTPGET, 1)

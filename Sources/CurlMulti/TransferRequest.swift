@@ -30,6 +30,8 @@ package struct TransferTarget: Sendable, Hashable {
     let url: String
     /// Whether the host needs no look-up.
     let isNumeric: Bool
+    /// Connects there in place of the host.
+    let unixSocket: String?
 
     /// - Parameter path: path and query, starting with `/`.
     package init(isTLS: Bool, host: String, port: Int, path: String) {
@@ -40,6 +42,16 @@ package struct TransferTarget: Sendable, Hashable {
         var v4 = in_addr()
         var v6 = in6_addr()
         isNumeric = inet_pton(AF_INET, host, &v4) == 1 || inet_pton(AF_INET6, host, &v6) == 1
+        unixSocket = nil
+    }
+
+    /// A server on a Unix socket, which is asked as `localhost`.
+    package init(unixSocket: String, path: String) {
+        host = "localhost"
+        port = 80
+        url = "http://localhost\(path)"
+        isNumeric = true
+        self.unixSocket = unixSocket
     }
 }
 

@@ -4,7 +4,7 @@ import GatewayServer
 
 /// What the commands share that ask a running gateway's admin listener.
 struct AdminOptions: ParsableArguments {
-    @Option(help: "The gateway's admin address, no Unix socket; WEBLLM_GATEWAY_ADMIN_ADDRESS changes the default.")
+    @Option(help: "The gateway's admin address, or unix:PATH; WEBLLM_GATEWAY_ADMIN_ADDRESS changes the default.")
     var admin = Self.defaultAddress
 
     // An argument would show the token to every user of the machine.

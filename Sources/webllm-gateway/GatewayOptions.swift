@@ -3,7 +3,7 @@ import GatewayServer
 
 /// What the commands share that ask a gateway as its clients do.
 struct GatewayOptions: ParsableArguments {
-    @Option(help: "The gateway's address, no Unix socket; WEBLLM_GATEWAY_ADDRESS changes the default.")
+    @Option(help: "The gateway's address, or unix:PATH; WEBLLM_GATEWAY_ADDRESS changes the default.")
     var gateway = Self.defaultAddress
 
     @Option(

@@ -68,13 +68,14 @@ class Setting:
         self.folder = tempfile.TemporaryDirectory(prefix="webllm-command-line-")
         self.first, self.second = Model(), Model()
         self.port, self.admin, self.closed = free_ports(3)
+        self.socket, self.admin_socket = f"unix:{self.path('clients.sock')}", f"unix:{self.path('admin.sock')}"
         self.config = self.path("gateway.conf")
         self.log = self.path("log")
         made = json.loads(subprocess.run([binary, "token", "--json"], capture_output=True, check=True).stdout)
         self.token = made["token"]
         self.text = (
-            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\ndrain_timeout = "1s"\n'
-            f'[admin]\nlisten = ["127.0.0.1:{self.admin}"]\ntoken_hash = "{made["token_hash"]}"\n'
+            f'[server]\nlisten = ["127.0.0.1:{self.port}", "{self.socket}"]\ndrain_timeout = "1s"\n'
+            f'[admin]\nlisten = ["127.0.0.1:{self.admin}", "{self.admin_socket}"]\ntoken_hash = "{made["token_hash"]}"\n'
             f'[history]\npath = "{self.path("history.sqlite")}"\n'
             '[webllm]\ndefault_model = "m"\nfallback_message = ""\n'
             + "".join(

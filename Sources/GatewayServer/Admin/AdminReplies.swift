@@ -88,14 +88,17 @@ enum AdminReplies {
     /// In words.
     static func decision(_ plan: Gateway.Plan) -> String {
         let candidates = plan.candidates
-        if let best = candidates.first(where: { $0.skip == nil }) ?? candidates.first(where: { $0.skip == .slowStart }) {
+        if let best = candidates.first(where: { $0.skip == nil }) ?? candidates.first(where: { $0.skip == .slowStart })
+        {
             return "asks \(best.name) first"
         }
         let isFull = candidates.contains { $0.skip == .full }
         if !isFull, let open = candidates.first(where: { $0.upstream == plan.lastResort }) {
             return "nothing is available: tries \(open.name) all the same"
         }
-        guard let full = candidates.first(where: { $0.upstream == plan.usable }) else { return "no upstream may be asked" }
+        guard let full = candidates.first(where: { $0.upstream == plan.usable }) else {
+            return "no upstream may be asked"
+        }
         return plan.isQueueFull ? "is refused: the queue at \(full.name) is full" : "waits for a slot at \(full.name)"
     }
 

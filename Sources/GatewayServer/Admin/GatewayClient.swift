@@ -32,21 +32,45 @@ package final class GatewayClient: Sendable {
 
     private let engine: CurlEngine
     private let delivery = DirectDelivery()
-    private let url: UpstreamURL
+    private let address: Address
     private let headers: HeaderList
+
+    private enum Address: Sendable {
+        case url(UpstreamURL)
+        case unixSocket(path: String)
+
+        init(_ text: String) throws {
+            if text.hasPrefix("unix:"), text.utf8.count > 5 {
+                self = .unixSocket(path: String(text.dropFirst(5)))
+            } else {
+                self = .url(try UpstreamURL.parse(text.contains("://") ? text : "http://\(text)"))
+            }
+        }
+
+        func target(_ path: String) -> TransferTarget {
+            switch self {
+            case .url(let url): url.target(url.basePath + path)
+            case .unixSocket(let socket): TransferTarget(unixSocket: socket, path: path)
+            }
+        }
+
+        /// As messages name it.
+        var name: String {
+            switch self {
+            case .url(let url): url.origin
+            case .unixSocket(let path): "unix:\(path)"
+            }
+        }
+    }
 
     /// - Parameter token: proves an operator to an admin listener.
     /// - Throws: ``GatewayError`` where the address or the token cannot be one.
     package init(_ address: String, token: String? = nil) throws {
-        if address.hasPrefix("unix:") {
-            throw GatewayError(
-                "\(address) is not accepted: the command line does not support Unix sockets; "
-                    + "curl --unix-socket \(address.dropFirst(5)) http://localhost/... asks there")
-        }
         do {
-            url = try UpstreamURL.parse(address.contains("://") ? address : "http://\(address)")
+            self.address = try Address(address)
         } catch {
-            throw GatewayError("\(address) is not accepted; expected an address such as 127.0.0.1:8000")
+            throw GatewayError(
+                "\(address) is not accepted; expected an address such as 127.0.0.1:8000 or unix:/run/gateway.sock")
         }
         var fields = [("Content-Type", "application/json"), ("Accept", "application/x-ndjson, application/json")]
         if let token { fields.append(("Authorization", "Bearer \(token)")) }
@@ -60,8 +84,10 @@ package final class GatewayClient: Sendable {
 
     /// Whether the gateway is on this machine.
     package var isLoopback: Bool {
+        guard case .url(let url) = address else { return true }
         // A host that ends in a digit is an address, of four numbers.
-        ["localhost", "::1"].contains(url.host) || (url.host.hasPrefix("127.") && url.host.last?.isNumber == true)
+        return ["localhost", "::1"].contains(url.host)
+            || (url.host.hasPrefix("127.") && url.host.last?.isNumber == true)
     }
 
     package func get(_ path: String) async throws -> Reply { try await send(.get, path, body: nil) }
@@ -93,11 +119,11 @@ package final class GatewayClient: Sendable {
         _ method: TransferRequest.Method, _ path: String, _ body: String?, timeout: Duration?
     ) -> AsyncThrowingStream<Piece, any Error> {
         let request = TransferRequest(
-            method: method, target: url.target(url.basePath + path), headers: headers,
+            method: method, target: address.target(path), headers: headers,
             body: body.map { text in Array(text.utf8).withUnsafeBytes { RequestBody(copying: $0) } },
             timers: TransferTimers(connect: .seconds(2), total: timeout))
         return AsyncThrowingStream { continuation in
-            let receiver = PieceReceiver(continuation, address: url.origin)
+            let receiver = PieceReceiver(continuation, address: address.name)
             let transfer = engine.start(request, receiver: receiver, on: delivery)
             continuation.onTermination = { _ in transfer.cancel() }
         }
