@@ -116,6 +116,24 @@ struct RoutingPolicyTests {
         #expect(counts.allSatisfy { (9...11).contains($0) }, "\(counts)")
     }
 
+    /// One that fails without being ill has its share of the first attempts, and not all of them.
+    @Test func weightedSharesHoldWhereOneFails() {
+        var table = table(.weighted) { upstreams, _ in upstreams.removeLast() }
+        var first = [0, 0]
+        for _ in 0..<30 {
+            let index = choose(&table)!
+            first[index] += 1
+            if index == 0 {
+                settle(&table, 0, AttemptReport(.neutral))
+                var again = request(1)
+                again.tried.insert(UpstreamID(index: 0))
+                _ = table.select(again, now: at(0))
+            }
+            settle(&table, 1, AttemptReport(.neutral))
+        }
+        #expect(first == [15, 15])
+    }
+
     @Test func amongEqualsTheLoadedOneThenTheInstalled() {
         var table = table(.leastBusy)
         table.setInstalled(UpstreamID(index: 1), ["m:latest"])

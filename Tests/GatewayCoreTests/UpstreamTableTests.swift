@@ -116,7 +116,7 @@ struct UpstreamTableTests {
         #expect(table.statuses(now: at(301))[0].trouble?.isAlarming == true)
     }
 
-    @Test(arguments: [AttemptFailure.busy, .tooManyRequests(retryAfter: 1), .disabled])
+    @Test(arguments: [AttemptFailure.busy, .tooManyRequests(retryAfter: 1), .disabled, .status(400)])
     func whatPassesIsNoTrouble(_ failure: AttemptFailure) {
         var table = table([4])
         for _ in 0..<5 {

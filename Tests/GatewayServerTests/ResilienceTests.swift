@@ -255,11 +255,12 @@ struct ResilienceTests {
         await upstream.close()
     }
 
-    @Test func aServerWithoutAHealthPathIsAskedForItsModels() async throws {
+    @Test(arguments: ["404 Not Found", "405 Method Not Allowed", "403 Forbidden"])
+    func aServerWithoutAHealthPathIsAskedForItsModels(_ status: String) async throws {
         let upstream = try await FakeUpstream.start { connection in
             while let request = try await connection.request() {
                 if request.line.hasPrefix("GET /health") {
-                    try await connection.reply("405 Method Not Allowed", body: "")
+                    try await connection.reply(status, body: "")
                 } else {
                     try await connection.reply(body: #"{"data":[{"id":"m","owned_by":"llamacpp"}]}"#)
                 }

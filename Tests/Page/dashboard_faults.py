@@ -74,6 +74,21 @@ def a_token_can_be_fetched_from_another_tab(bench):
     tab.is_clean(expected="status of 401")
 
 
+@case
+def a_token_that_only_a_change_wants_leaves_the_feed_to_be_paused(bench):
+    tab = open_dashboard(bench, script=VISIBILITY)
+    tab.page.route("**/drain", lambda route: route.fulfill(
+        status=401, content_type="application/json", body='{"error":"x"}'))
+    card(tab).get_by_role("button", name="Drain").click()
+    confirm(tab, "Drain ollama?")
+    expect(tab("#token-value")).to_be_focused()
+    expect(tab("#link")).to_have_text("Live")
+    tab.page.keyboard.press("Escape")
+    tab.page.evaluate("hide(true)")
+    expect(tab("#link")).to_have_text("Paused")
+    tab.is_clean(expected="status of 401")
+
+
 # --- While nobody looks -------------------------------------------------------------------------------------------
 
 
@@ -100,6 +115,21 @@ def a_hidden_tab_has_no_feed_and_tells_the_alerts_in_its_title(bench):
     tab.page.evaluate("hide(false)")
     expect(tab("#link")).to_have_text("Live")
     expect(tab("#announcer")).not_to_have_text("Disconnected")
+    tab.is_clean()
+
+
+@case
+def a_held_list_counts_what_came_while_its_tab_was_hidden(bench):
+    answer(bench, "Before")
+    tab = open_dashboard(bench, script=VISIBILITY)
+    recent(tab).first.hover()
+    tab.page.evaluate("hide(true)")
+    expect(tab("#link")).to_have_text("Paused")
+    answer(bench, "Meanwhile")
+    tab.page.evaluate("hide(false)")
+    expect(tab("#link")).to_have_text("Live")
+    expect(tab("#recent-note")).to_have_text("Held while you are on it: 1 new")
+    expect(recent(tab)).to_have_count(1)
     tab.is_clean()
 
 

@@ -175,7 +175,7 @@ def the_page_works_without_storage_and_with_nonsense_in_it(bench):
 
 
 @case
-def a_conversation_that_cannot_be_kept_is_told_until_it_can(bench):
+def a_conversation_that_cannot_be_kept_is_told_until_it_is_cleared(bench):
     tab = bench.tab("""
       const setItem = Storage.prototype.setItem;
       Storage.prototype.setItem = function (...item) {
@@ -189,6 +189,9 @@ def a_conversation_that_cannot_be_kept_is_told_until_it_can(bench):
     expect(tab("#unkept")).to_have_text(re.compile("gone once the page is closed"))
     tab.page.evaluate("window.isFull = false")
     tab.ask("Third", "Three")
+    expect(tab("#unkept")).to_be_visible()
+    tab("#clear").click()
+    tab("#confirm-yes").click()
     expect(tab("#unkept")).to_be_hidden()
     tab.is_clean()
 

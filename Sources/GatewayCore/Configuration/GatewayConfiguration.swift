@@ -34,7 +34,7 @@ package enum ListenAddress: Sendable, Hashable {
         }
     }
 
-    /// Whether it stands for all addresses, the other one among them: the system lets no process listen on both. `[::]`
+    /// Whether it stands for all addresses, the other one among them: no gateway listens on both. `[::]`
     /// takes IPv4 too.
     package func includes(_ other: ListenAddress) -> Bool {
         guard case .tcp(let host, let port) = self, case .tcp(let otherHost, let otherPort) = other,

@@ -205,7 +205,7 @@ package struct UpstreamStatus: Sendable, Equatable {
     package var failuresInRow: Int
     package var lastFailure: String?
     package var trouble: Trouble?
-    /// Whether it takes requests and has been failing them.
+    /// Whether it has been failing requests, the last of them not long ago.
     package var isFailing: Bool
     /// When its probes marked it down.
     package var downSince: MonotonicTime?

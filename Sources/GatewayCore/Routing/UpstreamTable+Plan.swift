@@ -41,9 +41,9 @@ extension UpstreamTable {
 
     /// Smooth weighted round-robin: each that could have been taken gets its weight, and who is taken pays for all. Nobody
     /// saves or owes more than a round: what was busy for an hour is not asked alone for the next.
-    mutating func spendCredit(on id: UpstreamID, now: MonotonicTime) {
+    mutating func spendCredit(on id: UpstreamID, for request: SelectionRequest, now: MonotonicTime) {
         var total = 0.0
-        for other in order where other == id || (self[other].obstacle(now) == nil && self[other].hasSlot) {
+        for other in order where other == id || skipReason(self[other], request, now: now) == nil {
             let weight = weight(self[other], now: now)
             self[other].credit += weight
             total += weight

@@ -102,7 +102,7 @@ package struct UpstreamTable: Sendable {
         choice.breakerEra = self[id].breaker.era
         queue.running[request.client, default: 0] += 1
         // A pinned one was no choice.
-        if routing.policy == .weighted, request.pinned == nil { spendCredit(on: id, now: now) }
+        if routing.policy == .weighted, request.pinned == nil { spendCredit(on: id, for: request, now: now) }
     }
 
     /// An attempt ended: its slot is free, the upstream's record has one more line, and those that wait are served.

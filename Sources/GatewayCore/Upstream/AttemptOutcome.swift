@@ -74,10 +74,11 @@ package enum AttemptFailure: Error, Sendable, Equatable {
         }
     }
 
-    /// The upstream works, and does not take what it is configured for: another model, another key, another path.
+    /// The upstream works, and does not take what it is configured for: another model, another key, another path. A 400 may
+    /// be a client's prompt that is too long for the model.
     package var isConfigurationFault: Bool {
         switch self {
-        case .modelNotFound, .status(400...499): true
+        case .modelNotFound, .status(401), .status(403...405): true
         default: false
         }
     }

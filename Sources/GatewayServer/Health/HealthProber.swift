@@ -109,7 +109,8 @@ final class HealthProber {
         case .unknown where reply.status == 200:
             evidence = UpstreamPaths.hasFreeHealth(reply.body, parser: loop.parser) ? .health : .list
             return evidence == .health
-        case .health where isMissing:
+        // What stands in front may let nothing else through.
+        case .health where (400...499).contains(reply.status):
             evidence = .list
             return true
         default:

@@ -56,10 +56,11 @@ function store(key, value) {
   }
 }
 
-/** The page promises to keep the conversation: it says when it cannot. */
+/** The page promises to keep the conversation: it says when it cannot, until that is cleared. What was left out once stays
+ * out. */
 function storeConversation(messages) {
   const isKept = store(storageKeys.conversation, messages);
-  if ($("unkept").hidden === isKept) return;
+  if ($("unkept").hidden === isKept || (isKept && messages.length > 0)) return;
   $("unkept").hidden = isKept;
   $("unkept").textContent = isKept ? "" : unkeptNotice;
 }

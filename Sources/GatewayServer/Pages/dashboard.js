@@ -158,13 +158,14 @@ document.addEventListener("visibilitychange", () => link.wake());
 /** Reads the feed until it ends. `event: NAME`, `data: JSON` and an empty line are all it sends. */
 async function listen() {
   const abort = new AbortController();
+  const isLocked = () => link.state === "locked";
   let watch;
   const alive = () => {
     clearTimeout(watch);
     watch = setTimeout(
-      () => (tokenWanted ? alive() : abort.abort(new Fault("The gateway has fallen silent."))), silence);
+      () => (isLocked() ? alive() : abort.abort(new Fault("The gateway has fallen silent."))), silence);
   };
-  const hide = () => { if (!tokenWanted) abort.abort(new Fault("This page was hidden.")); };
+  const hide = () => { if (!isLocked()) abort.abort(new Fault("This page was hidden.")); };
   document.addEventListener("visibilitychange", hide, { signal: abort.signal });
   try {
     alive();
@@ -261,6 +262,8 @@ function start(event) {
   const { end, interval_s: _, ...series } = event.series;
   Object.assign(feed, { series, end: parseTime(end), pushed: 0, isSeriesNew: true, seconds: [] });
   feed.sample = { finished: 0, told: 0 };
+  const known = new Set(recent.latest.map(({ id }) => id));
+  recent.waiting += event.recent.filter(({ id }) => !known.has(id)).length;
   recent.latest = event.recent;
   recent.isNew = true;
 }
