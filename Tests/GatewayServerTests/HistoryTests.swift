@@ -71,9 +71,9 @@ private func finished(
     let report = InferReport(
         requestID: RequestIdentifier.make(using: &random), result: result, mode: mode, modelID: model, webllm: webllm)
     let access = AccessRecord(
-        requestID: "", route: "infer", method: "POST", status: report.status, outcome: outcome,
+        requestID: "", client: client, route: "infer", method: "POST", status: report.status, outcome: outcome,
         duration: .milliseconds(120), trace: trace, tokens: tokens)
-    return StoredRequest(report, access, client: client, isStream: false, policy: .priority)
+    return StoredRequest(report, access, isStream: false, policy: .priority)
 }
 
 @Suite struct HistoryTests {

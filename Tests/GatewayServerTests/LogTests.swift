@@ -75,9 +75,9 @@ struct LogTests {
         let gateway = try Gateway(configuration, logger: logger, logSink: sink)
         logger.warning("not to be seen")
         let record = AccessRecord(
-            requestID: "r", route: "health", method: "GET", status: 200, outcome: .ok, duration: .zero)
+            requestID: "r", client: "::1", route: "health", method: "GET", status: 200, outcome: .ok, duration: .zero)
         gateway.finished(record, configuration.log)
-        #expect(log.nextLine().contains(#""msg":"request","request_id":"r""#))
+        #expect(log.nextLine().contains(#""msg":"request","request_id":"r","client":"::1","route":"health""#))
     }
 
     /// Who reads the log is slow for a while: a line is cut, and the next one stands by itself.

@@ -14,6 +14,7 @@ final class DashboardFeed {
     private let started = MonotonicTime.now
     /// That of the token with which it was let in.
     private let tokenDigest: [UInt8]?
+    private let client: String
     private var ticker: RepeatedTask?
     private var lastFinished = 0
     private var lastStep: Int64 = 0
@@ -29,6 +30,7 @@ final class DashboardFeed {
         self.connection = connection
         self.request = request
         requestID = request.requestID ?? loop.makeRequestID()
+        client = connection.clientAddress
         tokenDigest = gateway.configuration.admin.tokenDigest
     }
 
@@ -64,7 +66,8 @@ final class DashboardFeed {
     private func note(_ outcome: RequestOutcome) {
         gateway.finished(
             AccessRecord(
-                requestID: requestID, route: "admin_events", method: request.method.rawValue, status: 200,
+                requestID: requestID, client: client, route: "admin_events", method: request.method.rawValue,
+                status: 200,
                 outcome: outcome, duration: .now - started), gateway.configuration.log)
     }
 

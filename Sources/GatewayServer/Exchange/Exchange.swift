@@ -212,7 +212,7 @@ actor Exchange: EventLoopActor {
         let report = InferReport(
             requestID: requestID, result: result, mode: mode, modelID: modelID, webllm: settings.webllm)
         let record = record(
-            "infer", report.status, report.outcome, result.trace, tokens: report.reply.tokensGenerated)
+            "infer", report.status, report.outcome, model: modelID, result.trace, tokens: report.reply.tokensGenerated)
         // Before its client has the answer: who asks for the history then finds it there.
         keep(report, record)
         gateway.finished(record, settings.log)
@@ -222,7 +222,7 @@ actor Exchange: EventLoopActor {
     private func keep(_ report: InferReport, _ record: AccessRecord) {
         gateway.history.record(
             StoredRequest(
-                report, record, client: clientAddress, isStream: stream != nil, policy: settings.routing.policy))
+                report, record, isStream: stream != nil, policy: settings.routing.policy))
     }
 
     // MARK: POST /webllm/api/infer/batch
@@ -265,7 +265,8 @@ actor Exchange: EventLoopActor {
                 keep(
                     report,
                     record(
-                        "batch", report.status, report.outcome, result.trace, tokens: report.reply.tokensGenerated))
+                        "batch", report.status, report.outcome, model: modelID, result.trace,
+                        tokens: report.reply.tokensGenerated))
                 results[index] = report.batchResult(prompt: request.items[index])
                 if abandonReason == nil, let (next, prompt) = waiting.popLast() {
                     addItem(next, prompt, modelID, request.sampling, to: &group)
@@ -283,7 +284,8 @@ actor Exchange: EventLoopActor {
         var trace = GenerationTrace()
         trace.attempts = attempts
         gateway.finished(
-            record("batch", outcome == .clientLeft ? 499 : 200, outcome, trace, tokens: tokens), settings.log)
+            record("batch", outcome == .clientLeft ? 499 : 200, outcome, model: modelID, trace, tokens: tokens),
+            settings.log)
         guard outcome != .clientLeft else { return }
         var writer = JSONWriter()
         let message = "The gateway is stopping"
@@ -348,11 +350,12 @@ actor Exchange: EventLoopActor {
 
     /// What the access log says of it, as of now.
     private func record(
-        _ route: String, _ status: Int, _ outcome: RequestOutcome, _ trace: GenerationTrace = .init(), tokens: Int = 0
+        _ route: String, _ status: Int, _ outcome: RequestOutcome, model: String? = nil,
+        _ trace: GenerationTrace = .init(), tokens: Int = 0
     ) -> AccessRecord {
         AccessRecord(
-            requestID: requestID, route: route, method: head.method.rawValue, status: status, outcome: outcome,
-            duration: .now - accepted, trace: trace, tokens: tokens)
+            requestID: requestID, client: clientAddress, route: route, method: head.method.rawValue, status: status,
+            outcome: outcome, duration: .now - accepted, model: model, trace: trace, tokens: tokens)
     }
 
     /// The client left, or the gateway stops.

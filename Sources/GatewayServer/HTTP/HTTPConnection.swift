@@ -262,7 +262,8 @@ final class HTTPConnection: ChannelInboundHandler {
         let id = request.requestID ?? loop.makeRequestID()
         gateway.finished(
             AccessRecord(
-                requestID: id, route: route, method: method, status: refusal.status, outcome: .refused,
+                requestID: id, client: clientAddress, route: route, method: method, status: refusal.status,
+                outcome: .refused,
                 duration: .now - phaseStart), snapshot.configuration.log)
         var answer = Reply(refusal)
         answer.head.requestID = id

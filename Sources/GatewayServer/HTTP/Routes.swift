@@ -195,7 +195,8 @@ struct Routes: Sendable {
         connection.reply(reply)
         call.gateway.finished(
             AccessRecord(
-                requestID: id, route: name, method: call.request.method.rawValue, status: reply.head.status,
+                requestID: id, client: connection.clientAddress, route: name, method: call.request.method.rawValue,
+                status: reply.head.status,
                 outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - call.started),
             call.snapshot.configuration.log)
     }

@@ -42,12 +42,12 @@ struct StoredRequest: Sendable {
 }
 
 extension StoredRequest {
-    init(_ report: InferReport, _ access: AccessRecord, client: String, isStream: Bool, policy: RoutingPolicy) {
+    init(_ report: InferReport, _ access: AccessRecord, isStream: Bool, policy: RoutingPolicy) {
         let trace = access.trace
         id = report.reply.timestamp.microseconds
         requestID = report.reply.requestID
         route = access.route
-        self.client = client
+        client = access.client
         model = report.reply.modelID
         upstream = trace.upstream
         status = access.status

@@ -3,11 +3,15 @@ import GatewayCore
 /// What the access log says of one request. Prompts, answers and secrets are not in it.
 struct AccessRecord: Sendable {
     var requestID: String
+    /// The address; `unix` for all that come over a Unix socket.
+    var client: String
     var route: String
     var method: String
     var status: Int
     var outcome: RequestOutcome
     var duration: Duration
+    /// As the client calls it; nil where none was to be asked.
+    var model: String?
     var trace = GenerationTrace()
     var tokens = 0
 
@@ -16,11 +20,13 @@ struct AccessRecord: Sendable {
 
     func write(_ line: inout LogLine) {
         line.field("request_id", requestID)
+        line.field("client", client)
         line.field("route", route)
         line.field("method", method)
         line.field("status", status)
         line.field("outcome", outcome.rawValue)
         line.field("duration_ms", duration)
+        if let model { line.field("model", model) }
         if trace.queueTime > .zero { line.field("queue_ms", trace.queueTime) }
         if !trace.skipped.isEmpty { line.field("skipped", trace.skippedText) }
         guard let upstream = trace.upstream else { return }
