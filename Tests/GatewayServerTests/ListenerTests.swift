@@ -40,6 +40,47 @@ struct ListenerTests {
         }
     }
 
+    /// The address is looked at first: nobody may be let in there who is then not served.
+    @Test func whoConnectsWhileItStartsIsAnswered() async throws {
+        for _ in 0..<20 {
+            let address = try Self.freeAddress()
+            let answer = Task.detached { Self.askAsSoonAsItListens(address) }
+            let gateway = try await RunningGateway.start {
+                $0.server.listen = [.tcp(host: "127.0.0.1", port: address.port ?? 0)]
+            }
+            #expect(await answer.value.hasPrefix("HTTP/1.1 200 "))
+            await gateway.server.stop()
+        }
+    }
+
+    /// Below those that the system gives to clients: one of these could connect to itself.
+    private static func freeAddress() throws -> SocketAddress {
+        while true {
+            let address = try SocketAddress(ipAddress: "127.0.0.1", port: .random(in: 20_000..<30_000))
+            let descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
+            defer { close(descriptor) }
+            if address.withSockAddr({ bind(descriptor, $0, socklen_t($1)) }) == 0 { return address }
+        }
+    }
+
+    /// Tries without a pause, for 10 s at most.
+    private static func askAsSoonAsItListens(_ address: SocketAddress) -> String {
+        let end = ContinuousClock.now + .seconds(10)
+        while ContinuousClock.now < end {
+            let descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
+            defer { close(descriptor) }
+            var patience = timeval(tv_sec: 10, tv_usec: 0)
+            setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
+            guard address.withSockAddr({ connect(descriptor, $0, socklen_t($1)) }) == 0 else { continue }
+            let request = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            _ = request.withCString { send(descriptor, $0, request.utf8.count, Int32(MSG_NOSIGNAL)) }
+            var bytes = [UInt8](repeating: 0, count: 1000)
+            let count = recv(descriptor, &bytes, bytes.count, 0)
+            return String(decoding: bytes.prefix(max(0, count)), as: UTF8.self)
+        }
+        return ""
+    }
+
     @Test func aUnixSocket() async throws {
         try await withPath { path in
             let gateway = try await start(path)

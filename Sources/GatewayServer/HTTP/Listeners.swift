@@ -114,7 +114,7 @@ package struct Listeners: Sendable {
         do {
             switch address {
             case .tcp(let host, let port):
-                if !handover.takesOver && port != 0 { try await checkFree(host, port, group) }
+                if !handover.takesOver && port != 0 { try checkFree(host, port) }
                 let channel = try await bootstrap.serverChannelOption(
                     .socketOption(.init(rawValue: SO_REUSEPORT)), value: 1
                 ).bind(host: host, port: port).get()
@@ -129,11 +129,17 @@ package struct Listeners: Sendable {
     }
 
     /// A socket that shares its port can be bound beside another one: only one that does not share tells whether the
-    /// port is free.
-    private static func checkFree(_ host: String, _ port: Int, _ group: MultiThreadedEventLoopGroup) async throws {
-        let probe = try await ServerBootstrap(group: group).serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-            .bind(host: host, port: port).get()
-        try await probe.close()
+    /// port is free. It does not listen, or a client that connects just then would be cut off.
+    private static func checkFree(_ host: String, _ port: Int) throws {
+        let address = try SocketAddress(ipAddress: host, port: port)
+        let descriptor = socket(
+            address.protocol.rawValue, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw IOError(errnoCode: errno, reason: "socket") }
+        defer { Glibc.close(descriptor) }
+        var reuse: Int32 = 1
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &reuse, socklen_t(MemoryLayout.size(ofValue: reuse)))
+        let result = address.withSockAddr { Glibc.bind(descriptor, $0, socklen_t($1)) }
+        guard result == 0 else { throw IOError(errnoCode: errno, reason: "bind") }
     }
 
     private static func reason(_ error: any Error) -> String {
