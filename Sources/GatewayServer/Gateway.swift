@@ -93,7 +93,9 @@ package final class Gateway: Sendable {
         WaiterID(rawValue: nextWaiter.add(1, ordering: .relaxed).newValue)
     }
 
-    func hasMore(_ request: SelectionRequest) -> Bool { table.withLock { $0.hasMore(request, now: .now) } }
+    func hasAttemptLeft(_ request: SelectionRequest) -> Bool {
+        table.withLock { $0.hasAttemptLeft(request, now: .now) }
+    }
 
     func select(_ request: SelectionRequest, for generation: Generation) -> Selection {
         let selection = table.withLock { table in
@@ -156,17 +158,16 @@ package final class Gateway: Sendable {
     var batchWidth: Int { table.withLock { $0.totalSlots(now: .now) } }
 
     /// A dry run for one model.
-    /// - Returns: the ranked candidates; who is asked where nobody is available; and at whom it waits where that one is full.
     func plan(_ modelID: String) -> Plan {
         let request = SelectionRequest(waiter: WaiterID(rawValue: 0), modelID: modelID)
-        return table.withLock { table in
-            Plan(request, table, now: .now)
-        }
+        return table.withLock { Plan(request, $0, now: .now) }
     }
 
     /// What would become of a request now.
     struct Plan: Sendable {
+        /// Best first.
         let candidates: [Candidate]
+        /// Who is asked where nobody is available.
         let lastResort: UpstreamID?
         /// Where it would wait.
         let usable: UpstreamID?

@@ -88,14 +88,14 @@ struct UpstreamTableTests {
     /// A pause before another attempt is for requests that will have one.
     @Test func itIsKnownWhetherAnotherAttemptFollows() {
         var table = table([4, 4, 4], maxAttempts: 3)
-        #expect(table.hasMore(request(1, tried: [0, 1]), now: at(0)))
-        #expect(!table.hasMore(request(1, tried: [0, 1, 2]), now: at(0)))
+        #expect(table.hasAttemptLeft(request(1, tried: [0, 1]), now: at(0)))
+        #expect(!table.hasAttemptLeft(request(1, tried: [0, 1, 2]), now: at(0)))
         for _ in 0..<3 { _ = table.probeFinished(UpstreamID(index: 2), success: false, now: at(0)) }
-        #expect(table.hasMore(request(1, tried: [0, 1]), now: at(0)), "it is tried all the same")
+        #expect(table.hasAttemptLeft(request(1, tried: [0, 1]), now: at(0)), "it is tried all the same")
         _ = table.setMode("u2", .disabled, now: at(0))
-        #expect(!table.hasMore(request(1, tried: [0, 1]), now: at(0)))
+        #expect(!table.hasAttemptLeft(request(1, tried: [0, 1]), now: at(0)))
         let bounded = self.table([4, 4, 4], maxAttempts: 2)
-        #expect(!bounded.hasMore(request(1, tried: [0, 1]), now: at(0)))
+        #expect(!bounded.hasAttemptLeft(request(1, tried: [0, 1]), now: at(0)))
     }
 
     @Test(arguments: [AttemptFailure.modelNotFound, .status(401)])

@@ -78,7 +78,7 @@ package struct UpstreamTable: Sendable {
     }
 
     /// Whether the request may have another attempt, at once or when a slot is free.
-    package func hasMore(_ request: SelectionRequest, now: MonotonicTime) -> Bool {
+    package func hasAttemptLeft(_ request: SelectionRequest, now: MonotonicTime) -> Bool {
         exhaustion(of: request, now: now) == nil && firstUsable(request, now: now) != nil
     }
 

@@ -67,8 +67,7 @@ final class DashboardFeed {
         gateway.finished(
             AccessRecord(
                 requestID: requestID, client: client, route: "admin_events", method: request.method.rawValue,
-                status: 200,
-                outcome: outcome, duration: .now - started), gateway.configuration.log)
+                status: 200, outcome: outcome, duration: .now - started), gateway.configuration.log)
     }
 
     private var head: ReplyHead {

@@ -221,8 +221,7 @@ actor Exchange: EventLoopActor {
 
     private func keep(_ report: InferReport, _ record: AccessRecord) {
         gateway.history.record(
-            StoredRequest(
-                report, record, isStream: stream != nil, policy: settings.routing.policy))
+            StoredRequest(report, record, isStream: stream != nil, policy: settings.routing.policy))
     }
 
     // MARK: POST /webllm/api/infer/batch

@@ -82,23 +82,13 @@ actor Generation: EventLoopActor {
         /// What failed, until it is known that another upstream takes over.
         var left: (upstream: String, reason: String)?
         while true {
-            if request.tried.count > 1, gateway.hasMore(request), let end = await pause(before: request) {
+            if request.tried.count > 1, gateway.hasAttemptLeft(request), let end = await pause(before: request) {
                 return finish(end)
             }
             let choice: Choice
-            switch admit(request) {
-            case .attempt(let admitted): choice = admitted
-            case .end(let end): return finish(end)
-            case .wait(let deadline):
-                switch await waitForSlot(until: deadline) {
-                case .success(let granted):
-                    guard gateway.mode(granted.upstream) != .disabled else {
-                        passOn(granted)  // an operator disabled it while the slot was on its way
-                        continue
-                    }
-                    choice = granted
-                case .failure(let end): return finish(end)
-                }
+            switch await admit(request) {
+            case .success(let admitted): choice = admitted
+            case .failure(let end): return finish(end)
             }
             job.onAdmitted?(self)
             if let left { gateway.metrics.fellBack(from: left.upstream, left.reason) }
@@ -144,9 +134,8 @@ actor Generation: EventLoopActor {
     }
 
     private enum Admission {
-        case attempt(Choice)
-        case wait(until: MonotonicTime?)
-        case end(GenerationResult.End)
+        case success(Choice)
+        case failure(GenerationResult.End)
     }
 
     /// A pause before the second and later fallbacks, so that many requests do not move on in step.
@@ -168,29 +157,29 @@ actor Generation: EventLoopActor {
         }
     }
 
-    /// Admit and plan: a slot at the best upstream, or a place in the queue.
-    private func admit(_ request: SelectionRequest) -> Admission {
+    /// Admit and plan: a slot at the best upstream, at once or after waiting in the queue.
+    private func admit(_ request: SelectionRequest) async -> Admission {
         noteTotalDeadline(.now)
-        if let reason = abandonReason { return .end(.abandoned(reason)) }
+        if let reason = abandonReason { return .failure(.abandoned(reason)) }
         switch gateway.select(request, for: self) {
-        case .attempt(let choice): return .attempt(choice)
+        case .attempt(let choice): return .success(choice)
         case .exhausted(let reason):
             trace.exhaustion = reason
-            return .end(.failed)
-        case .refuse(let retryAfter): return .end(.overloaded(retryAfter: retryAfter))
+            return .failure(.failed)
+        case .refuse(let retryAfter): return .failure(.overloaded(retryAfter: retryAfter))
         case .wait(let position, let deadline, _):
             trace.queuePosition = trace.queuePosition ?? position
             isInQueue = true
-            return .wait(until: deadline)
+            let admission = await waitForSlot(until: deadline)
+            guard case .success(let choice) = admission, gateway.mode(choice.upstream) == .disabled else {
+                return admission
+            }
+            passOn(choice)  // an operator disabled it while the slot was on its way
+            return await admit(request)
         }
     }
 
-    private enum Wait {
-        case success(Choice)
-        case failure(GenerationResult.End)
-    }
-
-    private func waitForSlot(until deadline: MonotonicTime?) async -> Wait {
+    private func waitForSlot(until deadline: MonotonicTime?) async -> Admission {
         let started = MonotonicTime.now
         trace.phase = .queued
         queueDeadline = deadline

@@ -263,8 +263,7 @@ final class HTTPConnection: ChannelInboundHandler {
         gateway.finished(
             AccessRecord(
                 requestID: id, client: clientAddress, route: route, method: method, status: refusal.status,
-                outcome: .refused,
-                duration: .now - phaseStart), snapshot.configuration.log)
+                outcome: .refused, duration: .now - phaseStart), snapshot.configuration.log)
         var answer = Reply(refusal)
         answer.head.requestID = id
         reply(answer)

@@ -129,7 +129,8 @@ package struct Listeners: Sendable {
     }
 
     /// A socket that shares its port can be bound beside another one: only one that does not share tells whether the
-    /// port is free. It does not listen, or a client that connects just then would be cut off.
+    /// port is free. It does not listen: nobody would answer a client that connects
+    /// just then.
     private static func checkFree(_ host: String, _ port: Int) throws {
         let address = try SocketAddress(ipAddress: host, port: port)
         let descriptor = socket(

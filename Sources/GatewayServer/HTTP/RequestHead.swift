@@ -25,7 +25,7 @@ struct RequestHead: Sendable {
     var host = ""
     var origin: String?
     /// A browser's word that its page is of this very origin, also where a proxy in between has put another Host.
-    var isSameOrigin = false
+    var isSameOriginFetch = false
     var authorization: String?
 
     var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
@@ -103,7 +103,7 @@ private struct FieldScan {
         case 6 where name.isCaselessEqual("origin"):
             head.origin = value
         case 14 where name.isCaselessEqual("sec-fetch-site"):
-            head.isSameOrigin = value == "same-origin"
+            head.isSameOriginFetch = value == "same-origin"
         case 13 where name.isCaselessEqual("authorization"):
             // Others go through a lossy conversion: two that differ could compare equal.
             guard value.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) else {

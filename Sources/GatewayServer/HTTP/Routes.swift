@@ -196,8 +196,8 @@ struct Routes: Sendable {
         call.gateway.finished(
             AccessRecord(
                 requestID: id, client: connection.clientAddress, route: name, method: call.request.method.rawValue,
-                status: reply.head.status,
-                outcome: reply.head.status < 400 ? .ok : .refused, duration: .now - call.started),
+                status: reply.head.status, outcome: reply.head.status < 400 ? .ok : .refused,
+                duration: .now - call.started),
             call.snapshot.configuration.log)
     }
 

@@ -124,7 +124,7 @@ enum WebLLMReplies {
 
     static func clear(_ call: Routes.Call) -> Reply {
         // It takes no body, so a page of any site could send it through a browser of this network.
-        guard call.request.isFromOwnOrigin || call.request.isSameOrigin else {
+        guard call.request.isFromOwnOrigin || call.request.isSameOriginFetch else {
             return .error(403, "Requests from other sites are not accepted")
         }
         call.gateway.history.clear()

@@ -1,4 +1,3 @@
-import GatewayCore
 import NIOCore
 
 /// Where the next byte goes, in room that was reserved for all of them: a reservation costs more than most writes.
@@ -57,7 +56,7 @@ package struct ByteCursor {
         next += digits
     }
 
-    /// A string of JSON, with its quotes.
+    /// A string of JSON, with its quotes (RFC 8259 section 7). The only place that escapes.
     /// - Parameter escapes: how many of its bytes need one; each takes six bytes at most.
     mutating func putJSONString(_ text: UnsafeBufferPointer<UInt8>, escapes: Int) {
         put(UInt8(ascii: "\""))
@@ -102,7 +101,7 @@ extension ByteBuffer {
         write(atMost: Int.decimalWidth) { $0.putDecimal(number) }
     }
 
-    /// A JSON string with its quotes (RFC 8259 section 7).
+    /// A JSON string with its quotes.
     package mutating func writeJSONString(_ text: String) {
         text.withBytes { bytes in
             let escapes = bytes.escapeCount
