@@ -39,7 +39,7 @@ final class ActiveTransfer {
     var update = TransferUpdate()
     var isDirty = false
     /// Outlives every transfer of its own.
-    private unowned let loop: CurlLoop
+    private unowned(unsafe) let loop: CurlLoop
 
     init(
         id: UInt64, request: TransferRequest, receiver: any TransferReceiver, outbox: Int, phase: Phase,
@@ -156,12 +156,12 @@ final class ActiveTransfer {
     var deadline: (at: Int64, reason: TransferFailure.Reason)? {
         let timers = request.timers
         var next: (at: Int64, reason: TransferFailure.Reason)?
-        if let total = timers.total { next = (started + total.nanoseconds, .totalTimer) }
+        if let total = timers.total { next = (started + total, .totalTimer) }
         let phaseDeadline: (at: Int64, reason: TransferFailure.Reason)? =
             switch phase {
-            case .resolving, .connecting: timers.connect.map { (started + $0.nanoseconds, .connectTimer) }
-            case .waiting: timers.firstByte.map { (lastProgress + $0.nanoseconds, .firstByteTimer) }
-            case .receiving: isPaused ? nil : timers.idle.map { (lastProgress + $0.nanoseconds, .idleTimer) }
+            case .resolving, .connecting: timers.connect.map { (started + $0, .connectTimer) }
+            case .waiting: timers.firstByte.map { (lastProgress + $0, .firstByteTimer) }
+            case .receiving: isPaused ? nil : timers.idle.map { (lastProgress + $0, .idleTimer) }
             }
         if let phaseDeadline, phaseDeadline.at < next?.at ?? .max { next = phaseDeadline }
         return next
@@ -170,7 +170,7 @@ final class ActiveTransfer {
     /// When the addresses that curl has not opened are tried instead; nil where there are none.
     var nextAddressAt: Int64? {
         guard phase == .connecting, let time = request.timers.connect ?? request.timers.total else { return nil }
-        return race?.nextAt(end: started + time.nanoseconds)
+        return race?.nextAt(end: started + time)
     }
 
     /// Whether curl must be called for it to open an address, after another one refused.

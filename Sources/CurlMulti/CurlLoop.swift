@@ -281,6 +281,10 @@ final class CurlLoop {
     }
 
     private func launch(_ transfer: ActiveTransfer, addresses: [String] = []) {
+        guard let url = transfer.request.target.url else {
+            end(transfer, code: CURLE_URL_MALFORMAT, ownReason: nil)
+            return
+        }
         guard let easy = spareHandles.popLast() ?? EasyHandle(maxIdleAge: configuration.maxIdleAge, loop: self) else {
             end(transfer, code: CURLE_OUT_OF_MEMORY, ownReason: nil)
             return
@@ -292,7 +296,7 @@ final class CurlLoop {
             schedule(transfer)
         }
         transfer.easy = easy
-        easy.configure(for: transfer, maxConnectionAge: configuration.maxConnectionAge)
+        easy.configure(for: transfer, url: url, maxConnectionAge: configuration.maxConnectionAge)
         let added = curl_multi_add_handle(multi, easy.curl)
         if added != CURLM_OK { end(transfer, code: CURLE_FAILED_INIT, ownReason: nil) }
     }

@@ -23,7 +23,6 @@ final class EasyHandle {
         ccurl_set_string(curl, CURLOPT_NOPROXY, "*")
         ccurl_set_string(curl, CURLOPT_PROTOCOLS_STR, "http,https")
         ccurl_set_long(curl, CURLOPT_FOLLOWLOCATION, 0)
-        ccurl_set_long(curl, CURLOPT_PATH_AS_IS, 1)
         // A paused HTTP/2 stream buffers megabytes.
         ccurl_set_long(curl, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1)
         ccurl_set_long(curl, CURLOPT_NOSIGNAL, 1)
@@ -71,11 +70,11 @@ final class EasyHandle {
     }
 
     /// Sets what differs between transfers: all of it, since the handle may have served another one.
-    func configure(for transfer: ActiveTransfer, maxConnectionAge: Duration) {
+    func configure(for transfer: ActiveTransfer, url: OpaquePointer, maxConnectionAge: Duration) {
         message[0] = 0
         ccurl_set_long(curl, CURLOPT_FORBID_REUSE, 0)
         let request = transfer.request
-        ccurl_set_string(curl, CURLOPT_URL, request.target.url)
+        ccurl_set_url(curl, url)
         ccurl_set_string(curl, CURLOPT_UNIX_SOCKET_PATH, request.target.unixSocket)
         switch request.method {
         case .get:

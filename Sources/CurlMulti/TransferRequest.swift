@@ -23,11 +23,13 @@ package final class TransferRequest: Sendable {
 }
 
 /// Where a transfer goes; made once and shared by many. The host is kept apart so that the engine resolves it itself.
-package struct TransferTarget: Sendable, Hashable {
+package final class TransferTarget: Sendable {
     /// A name or a numeric address, IPv6 without brackets.
     let host: String
     let port: Int
-    let url: String
+    /// In curl's own form: given as text, curl takes it apart and puts it together again for each transfer. Nil where curl
+    /// cannot read it. Written in init only; curl reads it from its loop threads.
+    nonisolated(unsafe) let url: OpaquePointer?
     /// Whether the host needs no look-up.
     let isNumeric: Bool
     /// Connects there in place of the host.
@@ -38,7 +40,7 @@ package struct TransferTarget: Sendable, Hashable {
         self.host = host
         self.port = port
         let authority = host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host
-        url = "\(isTLS ? "https" : "http")://\(authority):\(port)\(path)"
+        url = Self.url("\(isTLS ? "https" : "http")://\(authority):\(port)\(path)")
         var v4 = in_addr()
         var v6 = in6_addr()
         isNumeric = inet_pton(AF_INET, host, &v4) == 1 || inet_pton(AF_INET6, host, &v6) == 1
@@ -49,30 +51,41 @@ package struct TransferTarget: Sendable, Hashable {
     package init(unixSocket: String, path: String) {
         host = "localhost"
         port = 80
-        url = "http://localhost\(path)"
+        url = Self.url("http://localhost\(path)")
         isNumeric = true
         self.unixSocket = unixSocket
     }
+
+    private static func url(_ text: String) -> OpaquePointer? {
+        let url = curl_url()
+        if curl_url_set(url, CURLUPART_URL, text, UInt32(CURLU_PATH_AS_IS)) == CURLUE_OK { return url }
+        curl_url_cleanup(url)
+        return nil
+    }
+
+    deinit { curl_url_cleanup(url) }
 }
 
-/// How long each phase of a transfer may last; nil is without limit. Monotonic.
+/// How long each phase of a transfer may last, in nanoseconds of monotonic time; nil is without limit.
+///
+/// They are looked at with each reception of bytes, and to convert a `Duration` takes a division of 128 bits.
 package struct TransferTimers: Sendable, Equatable {
     /// From start to a connection that is up, name look-up and TLS included.
-    package var connect: Duration?
+    let connect: Int64?
     /// From the request on its way to the first byte of the reply.
-    package var firstByte: Duration?
+    let firstByte: Int64?
     /// Between two receptions of bytes; frozen while the transfer is paused for its receiver.
-    package var idle: Duration?
+    let idle: Int64?
     /// From start to end.
-    package var total: Duration?
+    let total: Int64?
 
     package init(
         connect: Duration? = nil, firstByte: Duration? = nil, idle: Duration? = nil, total: Duration? = nil
     ) {
-        self.connect = connect
-        self.firstByte = firstByte
-        self.idle = idle
-        self.total = total
+        self.connect = connect?.nanoseconds
+        self.firstByte = firstByte?.nanoseconds
+        self.idle = idle?.nanoseconds
+        self.total = total?.nanoseconds
     }
 }
 

@@ -22,6 +22,9 @@ final class LoopContext {
     private var lastPieceCount = MonotonicTime(nanoseconds: 0)
     private var dateSecond: Int64 = -1
     private var dateText = ""
+    /// Where replies are put together, one at a time.
+    private var output = ByteBuffer()
+    private static let maxKeptOutput = 64 << 10
 
     /// How often timers of seconds are looked at: one pass over all connections costs less than a scheduled task a
     /// request.
@@ -107,6 +110,14 @@ final class LoopContext {
     // MARK: Small things made for each reply
 
     func makeRequestID() -> String { RequestIdentifier.make(using: &random) }
+
+    /// Lends an empty buffer.
+    func withOutput<Value>(_ body: (inout ByteBuffer) -> Value) -> Value {
+        defer {
+            if output.capacity > Self.maxKeptOutput { output = ByteBuffer() } else { output.clear() }
+        }
+        return body(&output)
+    }
 
     /// The Date header's value, worked out once a second.
     func httpDate(_ timestamp: Timestamp) -> String {

@@ -130,7 +130,7 @@ final class DashboardFeed {
             writer.endArray()
         }
         lastStep = step
-        connection?.stream(capacity: event.readableBytes) { $0.writeImmutableBuffer(event) }
+        connection?.stream { $0.writeImmutableBuffer(event) }
     }
 
     private func writeState(

@@ -110,8 +110,8 @@ actor Exchange: EventLoopActor {
         guard let stream else { return }
         hasSentToken = true
         if hasStreamStarted {
-            connection.value.stream(capacity: pieces.reduce(0) { $0 + $1.utf8.count + 40 }) {
-                for piece in pieces { stream.token(piece, into: &$0) }
+            connection.value.stream { output in
+                for piece in pieces { stream.token(piece, into: &output) }
             }
         } else {
             hasStreamStarted = true
@@ -127,7 +127,7 @@ actor Exchange: EventLoopActor {
     func heartbeat() {
         guard let stream, !generations.isEmpty else { return }
         if hasStreamStarted {
-            connection.value.stream(capacity: 40) { stream.heartbeat(into: &$0) }
+            connection.value.stream { stream.heartbeat(into: &$0) }
         } else {
             hasStreamStarted = true
             var first = ByteBuffer()

@@ -34,6 +34,9 @@ final class HTTPConnection: ChannelInboundHandler {
     private var context: ChannelHandlerContext?
     /// The context's, which takes longer to give it.
     private var channel: (any Channel)?
+    private var socket: ClientSocket?
+    /// Writes that the channel keeps until the socket takes them. While there are any, all others go behind them.
+    private var unsentWrites = 0
     private var state: State = .idle
     private var exchange: Exchange?
     /// In place of an exchange, where an operator's dashboard listens.
@@ -71,7 +74,7 @@ final class HTTPConnection: ChannelInboundHandler {
     private var lastDrained = 0
     private var lastSent: MonotonicTime
     private var lastDrain: MonotonicTime
-    private var lastStallCheck: MonotonicTime
+    private var nextStallCheck: MonotonicTime
 
     init(gateway: Gateway, loop: LoopContext, routes: Routes, client: ClientID, address: String) {
         self.gateway = gateway
@@ -84,7 +87,7 @@ final class HTTPConnection: ChannelInboundHandler {
         phaseStart = now
         lastBodyByte = now
         lastDrain = now
-        lastStallCheck = now
+        nextStallCheck = now
         lastSent = now
     }
 
@@ -95,6 +98,7 @@ final class HTTPConnection: ChannelInboundHandler {
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         channel = context.channel
+        socket = ClientSocket(context.channel)
         loop.add(self)
     }
 
@@ -197,7 +201,7 @@ final class HTTPConnection: ChannelInboundHandler {
                 let length = request.contentLength ?? 0
                 if request.expectsContinue || length > Self.maxSkippedBody { answerBeforeItsEnd() }
             case .accepted:
-                if request.expectsContinue { send(ByteBuffer(string: "HTTP/1.1 100 Continue\r\n\r\n")) }
+                if request.expectsContinue { send { $0.writeStaticString("HTTP/1.1 100 Continue\r\n\r\n") } }
             }
         } catch {
             refuse(error)
@@ -272,7 +276,7 @@ final class HTTPConnection: ChannelInboundHandler {
     // MARK: Replying
 
     /// Whether the client takes bytes as fast as they come.
-    var isWritable: Bool { channel?.isWritable ?? false }
+    var isWritable: Bool { unsentWrites == 0 ? context != nil : channel?.isWritable ?? false }
 
     /// The exchange that answers the present request; told when the client leaves or reads again.
     func attach(_ exchange: Exchange) { self.exchange = exchange }
@@ -282,12 +286,12 @@ final class HTTPConnection: ChannelInboundHandler {
     /// Sends a whole reply and goes on to the next request.
     func reply(_ reply: Reply) {
         guard case .replying(let request, streaming: nil) = state else { return }
-        var output = ByteBufferAllocator().buffer(capacity: 320 + reply.body.readableBytes)
-        output.writeHead(
-            reply.head, framing: .length(reply.body.readableBytes), connection: connectionField(request),
-            date: loop.httpDate(.now))
-        if request.method != .HEAD { output.writeImmutableBuffer(reply.body) }
-        send(output)
+        let connection = connectionField(request)
+        send { output in
+            output.writeHead(
+                reply.head, framing: .length(reply.body.readableBytes), connection: connection, date: loop.httpDate(.now))
+            if request.method != .HEAD { output.writeImmutableBuffer(reply.body) }
+        }
         finish()
     }
 
@@ -304,34 +308,29 @@ final class HTTPConnection: ChannelInboundHandler {
         let framing: ReplyFraming = request.isHTTP10 ? .close : .chunked
         if request.isHTTP10 { mustClose = true }
         state = .replying(request, streaming: framing)
-        var output = ByteBufferAllocator().buffer(capacity: 512 + first.readableBytes)
-        output.writeHead(head, framing: framing, connection: connectionField(request), date: loop.httpDate(.now))
-        if request.method == .HEAD {
-            send(output)
-            return finish()
+        let connection = connectionField(request)
+        send { output in
+            output.writeHead(head, framing: framing, connection: connection, date: loop.httpDate(.now))
+            if request.method != .HEAD { append(first, framing, to: &output) }
         }
-        append(first, framing, to: &output)
-        send(output)
+        if request.method == .HEAD { finish() }
     }
 
-    /// - Parameter capacity: bytes that `write` is likely to add.
-    func stream(capacity: Int, _ write: (inout ByteBuffer) -> Void) {
+    /// Sends what `write` puts together as a piece of a streamed reply.
+    func stream(_ write: (inout ByteBuffer) -> Void) {
         guard case .replying(_, streaming: let framing?) = state else { return }
         switch framing {
-        case .chunked: send(ByteBuffer(chunkOf: capacity, write))
-        case .length, .close:
-            var output = ByteBufferAllocator().buffer(capacity: capacity)
-            write(&output)
-            send(output)
+        case .chunked: send { $0.becomeChunk(write) }
+        case .length, .close: send(write)
         }
     }
 
     func endStream(last: ByteBuffer) {
         guard case .replying(_, streaming: let framing?) = state else { return }
-        var output = ByteBufferAllocator().buffer(capacity: last.readableBytes + 24)
-        append(last, framing, to: &output)
-        if case .chunked = framing { output.writeStaticString("0\r\n\r\n") }
-        send(output)
+        send { output in
+            append(last, framing, to: &output)
+            if case .chunked = framing { output.writeStaticString("0\r\n\r\n") }
+        }
         finish()
     }
 
@@ -339,10 +338,22 @@ final class HTTPConnection: ChannelInboundHandler {
         if case .chunked = framing { output.writeChunk(piece) } else { output.writeImmutableBuffer(piece) }
     }
 
-    private func send(_ bytes: ByteBuffer) {
-        written += bytes.readableBytes
+    /// Sends what `write` puts into an empty buffer. What the socket takes at once goes neither through the pipeline nor
+    /// into memory of its own: of a thousand connections, none finds its handlers and queues in the processor's cache.
+    private func send(_ write: (inout ByteBuffer) -> Void) {
+        guard let context, let socket else { return }
+        let rest: ByteBuffer? = loop.withOutput { output in
+            write(&output)
+            written += output.readableBytes
+            if unsentWrites == 0 { output.moveReaderIndex(forwardBy: socket.send(output)) }
+            return output.readableBytes == 0 ? nil : ByteBuffer(output.readableBytesView)
+        }
         lastSent = .now
-        context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
+        guard let rest else { return }
+        unsentWrites += 1
+        let isSent = context.eventLoop.makePromise(of: Void.self)
+        isSent.futureResult.assumeIsolated().whenSuccess { self.unsentWrites -= 1 }
+        context.writeAndFlush(wrapOutboundOut(rest), promise: isSent)
     }
 
     /// The reply is complete: next request, or close.
@@ -401,6 +412,7 @@ final class HTTPConnection: ChannelInboundHandler {
         guard context != nil else { return }
         context = nil
         channel = nil
+        socket = nil
         state = .closed
         pipelined.removeAll()
         loop.remove(self)
@@ -484,8 +496,8 @@ final class HTTPConnection: ChannelInboundHandler {
     /// A client that takes no byte of what waits for it is cut off. Looked at only so often: asking costs more than all
     /// other timers.
     private func checkStall(_ now: MonotonicTime) {
-        guard now - lastStallCheck >= min(.seconds(1), limits.clientStallTimeout / 8) else { return }
-        lastStallCheck = now
+        guard now >= nextStallCheck else { return }
+        nextStallCheck = now + min(.seconds(1), limits.clientStallTimeout / 8)
         guard let options = channel?.syncOptions, let waiting = try? options.getOption(.bufferedWritableBytes) else {
             return
         }

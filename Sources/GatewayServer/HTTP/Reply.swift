@@ -129,23 +129,25 @@ extension ByteBuffer {
         }
     }
 
-    /// One chunk, its size put before what `write` wrote: a token is written once and not copied.
-    init(chunkOf capacity: Int, _ write: (inout ByteBuffer) -> Void) {
+    /// An empty buffer becomes one chunk, its size put before what `write` wrote: a token is written once and not copied.
+    mutating func becomeChunk(_ write: (inout ByteBuffer) -> Void) {
         let room = 18  // 16 hexadecimal digits and a line end
-        self = ByteBufferAllocator().buffer(capacity: room + capacity + 2)
+        reserveCapacity(minimumWritableBytes: room)
         moveWriterIndex(to: room)
         write(&self)
         var size = writerIndex - room
-        setString("\r\n", at: room - 2)
-        var start = room - 2
-        repeat {
-            start -= 1
-            let digit = UInt8(size & 15)
-            setInteger(digit.hexDigit, at: start)
-            size >>= 4
-        } while size > 0
-        moveReaderIndex(to: start)
         writeStaticString("\r\n")
+        var start = room - 2
+        withUnsafeMutableReadableBytes { bytes in
+            bytes[start] = 0x0D
+            bytes[start + 1] = 0x0A
+            repeat {
+                start -= 1
+                bytes[start] = UInt8(size & 15).hexDigit
+                size >>= 4
+            } while size > 0
+        }
+        moveReaderIndex(to: start)
     }
 
     /// One chunk of a chunked body (RFC 9112 section 7.1).

@@ -42,6 +42,7 @@ struct LineReader {
             guard goesOn else { return true }
             rest = UnsafeRawBufferPointer(rebasing: rest[next...])
         }
+        guard !rest.isEmpty else { return true }
         guard partial.count + rest.count <= maxLine else { return false }
         partial.append(contentsOf: rest)
         return true

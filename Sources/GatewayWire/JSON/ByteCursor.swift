@@ -5,9 +5,10 @@ package struct ByteCursor {
     fileprivate var next: UnsafeMutablePointer<UInt8>
     private let end: UnsafeMutablePointer<UInt8>
 
-    fileprivate init(_ room: UnsafeMutableRawBufferPointer) {
-        next = room.baseAddress!.assumingMemoryBound(to: UInt8.self)
-        end = next + room.count
+    fileprivate init(_ room: UnsafeMutableRawBufferPointer, at start: Int) {
+        let bytes = room.baseAddress!.assumingMemoryBound(to: UInt8.self)
+        next = bytes + start
+        end = bytes + room.count
     }
 
     @inline(__always)
@@ -17,10 +18,21 @@ package struct ByteCursor {
         next += 1
     }
 
+    @inline(__always)
     package mutating func put(_ bytes: UnsafeBufferPointer<UInt8>) {
         precondition(bytes.count <= end - next)
         guard let start = bytes.baseAddress else { return }
-        next.update(from: start, count: bytes.count)
+        // Most are keys and short texts: two words that overlap, in place of a call.
+        switch bytes.count {
+        case 8...16:
+            let last = bytes.count - 8
+            let (head, tail) = (bytes.word(at: 0), bytes.word(at: last))
+            UnsafeMutableRawPointer(next).storeBytes(of: head, as: UInt64.self)
+            UnsafeMutableRawPointer(next + last).storeBytes(of: tail, as: UInt64.self)
+        case 1..<4:
+            for index in 0..<bytes.count { next[index] = bytes[index] }
+        default: next.update(from: start, count: bytes.count)
+        }
         next += bytes.count
     }
 
@@ -89,12 +101,15 @@ extension ByteBuffer {
     /// - Parameter most: bytes that `body` puts at most.
     @inline(__always)
     package mutating func write(atMost most: Int, _ body: (inout ByteCursor) -> Void) {
-        writeWithUnsafeMutableBytes(minimumWritableBytes: most) { room in
-            var cursor = ByteCursor(room)
-            let start = cursor.next
+        if writableBytes < most { reserveCapacity(minimumWritableBytes: most) }
+        let start = writerIndex
+        let count = withVeryUnsafeMutableBytes { bytes in
+            var cursor = ByteCursor(bytes, at: start)
+            let first = cursor.next
             body(&cursor)
-            return cursor.next - start
+            return cursor.next - first
         }
+        moveWriterIndex(forwardBy: count)
     }
 
     package mutating func writeDecimal(_ number: Int) {
@@ -132,7 +147,7 @@ extension UnsafeBufferPointer<UInt8> {
         return escapes
     }
 
-    private func word(at index: Int) -> UInt64 {
+    fileprivate func word(at index: Int) -> UInt64 {
         UnsafeRawPointer(baseAddress! + index).loadUnaligned(as: UInt64.self)
     }
 }
