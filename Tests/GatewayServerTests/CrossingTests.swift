@@ -78,7 +78,7 @@ struct CrossingTests {
     @Test func anAnswerThatComesAsTheFirstTokenTimerFiresIsTheAnswer() async throws {
         let result = try await Self.run { generation in
             generation.tick(.now + Self.beyondFirstToken)
-            generation.receive(attempt: 1, Bench.update(200, Self.word + Scripts.done, ends: true))
+            generation.reply?.receive(Bench.update(200, Self.word + Scripts.done, ends: true))
         }
         #expect(result.text == "word")
         #expect(result.trace.attemptsText == "first:ok")
@@ -86,7 +86,7 @@ struct CrossingTests {
 
     @Test func aTimerOfAFailedAttemptDoesNotEndTheNext() async throws {
         let result = try await Self.run { generation in
-            generation.receive(attempt: 1, Bench.update(500, "{}", ends: true))
+            generation.reply?.receive(Bench.update(500, "{}", ends: true))
             generation.tick(.now + Self.beyondFirstToken)
         }
         #expect(result.text == "other")
@@ -101,13 +101,13 @@ struct CrossingTests {
             await Bench.isAsked(upstream)
             try await bench.inOneTurn { generation in
                 generation.tick(.now + Self.beyondFirstToken)
-                generation.receive(attempt: 1, Bench.update(200, Self.word))
+                generation.reply?.receive(Bench.update(200, Self.word))
             }
             try await bench.inOneTurn { generation in
                 generation.tick(.now + Self.beyondIdle)
-                generation.receive(attempt: 1, Bench.update(nil, Self.word))
+                generation.reply?.receive(Bench.update(nil, Self.word))
             }
-            try await bench.inOneTurn { $0.receive(attempt: 1, Bench.update(nil, Scripts.done, ends: true)) }
+            try await bench.inOneTurn { $0.reply?.receive(Bench.update(nil, Scripts.done, ends: true)) }
             let result = await run.value
             guard case .answered = result.end else { return #expect(Bool(false), "\(result.end)") }
             #expect(result.text == "wordword")
@@ -123,7 +123,7 @@ struct CrossingTests {
             await Bench.isAsked(upstream)
             try await bench.inOneTurn { generation in
                 generation.tick(.now + Self.beyondFirstToken)
-                generation.receive(attempt: 1, Bench.update(200, Self.word))
+                generation.reply?.receive(Bench.update(200, Self.word))
             }
             try await bench.inOneTurn { $0.tick(.now + Self.beyondIdle) }
             guard case .cutOff(.idleTimer) = await run.value.end else { return #expect(Bool(false)) }

@@ -23,9 +23,9 @@ struct IdleTimerTests {
             let bench = try await Bench(running, streams: true)
             let run = bench.run()
             await Bench.isAsked(upstream)
-            try await bench.inOneTurn { $0.receive(attempt: 1, Bench.update(200, token)) }
+            try await bench.inOneTurn { $0.reply?.receive(Bench.update(200, token)) }
             try await signals(bench)
-            try await bench.inOneTurn { $0.receive(attempt: 1, Bench.update(nil, done, ends: true)) }
+            try await bench.inOneTurn { $0.reply?.receive(Bench.update(nil, done, ends: true)) }
             return await run.value.trace.attempts.map(\.label)
         }
         await upstream.close()
@@ -54,7 +54,7 @@ struct IdleTimerTests {
         let end = try await Self.end(kind) { bench in
             try await bench.inOneTurn { generation in
                 let before = MonotonicTime.now
-                generation.receive(attempt: 1, Bench.update(nil, piece))
+                generation.reply?.receive(Bench.update(nil, piece))
                 // So long after the token, and not quite as long after the piece.
                 generation.tick(before + Self.idle)
             }

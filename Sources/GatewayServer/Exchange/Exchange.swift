@@ -21,9 +21,8 @@ actor Exchange: EventLoopActor {
     private var entrant: Generation?
     private var itemsBehind: [(generation: Generation, continuation: UnsafeContinuation<Void, Never>)] = []
     private var abandonReason: AbandonReason?
-    private var stream: TokenStreamWriter?
-    private var hasStreamStarted = false
-    private var hasSentToken = false
+    /// Nil where the client wants the answer whole.
+    private var stream: StreamedReply?
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
@@ -61,10 +60,8 @@ actor Exchange: EventLoopActor {
         }
         if let refusal = pinRefusal { return refuse(refusal, route: "infer") }
         let modelID = request.modelID ?? settings.webllm.defaultModel
-        if request.stream { stream = TokenStreamWriter(head.acceptsNDJSON ? .ndjson : .sse) }
-        let onPieces: Generation.PiecesHandler = { [unowned self] pieces in onEventLoop { $0.send(pieces) } }
         let generation = makeGeneration(
-            request.prompt, modelID, request.sampling, onPieces: request.stream ? onPieces : nil)
+            request.prompt, modelID, request.sampling, onPieces: request.stream ? startStream() : nil)
         let mode = request.mode
         // Of what runs as long as the answer takes, the frame is kept small: here nothing but names.
         start { exchange in exchange.settle(await generation.run(), mode: mode, modelID: modelID) }
@@ -105,35 +102,25 @@ actor Exchange: EventLoopActor {
         return "X-Gateway-Upstream names no upstream of this gateway"
     }
 
-    /// Commit, then stream: the head goes out with the first piece.
-    private func send(_ pieces: [String]) {
-        guard let stream else { return }
-        hasSentToken = true
-        if hasStreamStarted {
-            connection.value.stream { output in
-                for piece in pieces { stream.token(piece, into: &output) }
-            }
-        } else {
-            hasStreamStarted = true
-            var first = ByteBuffer()
-            for piece in pieces { stream.token(piece, into: &first) }
-            connection.value.startStream(streamHead(), first: first)
+    /// - Returns: what sends pieces of the answer to the client. The first one commits; all others take a shorter way.
+    private func startStream() -> Generation.PiecesHandler {
+        let stream = StreamedReply(head.acceptsNDJSON ? .ndjson : .sse, over: connection.value)
+        self.stream = stream
+        let bound = NIOLoopBound(stream, eventLoop: loop.value.eventLoop)
+        return { [unowned self] pieces in
+            let stream = bound.value
+            if stream.hasStarted { stream.send(pieces) } else { onEventLoop { $0.commit(pieces) } }
+            if !stream.isWritable { onEventLoop { $0.tellGenerations(reading: false) } }
         }
-        if !connection.value.isWritable { tellGenerations(reading: false) }
     }
+
+    private func commit(_ pieces: [String]) { stream?.send(pieces, head: streamHead()) }
 
     /// Nothing was sent for a while: something that means nothing keeps proxies in between from cutting the stream.
     /// The status is 200 from here on, whatever comes.
     func heartbeat() {
         guard let stream, !generations.isEmpty else { return }
-        if hasStreamStarted {
-            connection.value.stream { stream.heartbeat(into: &$0) }
-        } else {
-            hasStreamStarted = true
-            var first = ByteBuffer()
-            stream.heartbeat(into: &first)
-            connection.value.startStream(streamHead(isCommitted: false), first: first)
-        }
+        stream.heartbeat(head: stream.hasStarted ? nil : streamHead(isCommitted: false))
     }
 
     /// - Parameter isCommitted: before that nobody knows which upstream will answer.
@@ -164,15 +151,12 @@ actor Exchange: EventLoopActor {
     }
 
     private func reply(_ report: InferReport, _ result: GenerationResult) {
-        if let stream, hasStreamStarted {
-            var last = ByteBuffer()
+        if let stream, stream.hasStarted {
             if let fault = report.fault {
-                stream.error(fault.message, requestID: requestID, into: &last)
+                stream.fail(fault.message, requestID: requestID)
             } else {
-                if !hasSentToken, !report.reply.text.isEmpty { stream.token(report.reply.text, into: &last) }
-                stream.done(report.reply, into: &last)
+                stream.end(report.reply)
             }
-            connection.value.endStream(last: last)
             return
         }
         guard report.outcome != .clientLeft else { return }
@@ -181,15 +165,11 @@ actor Exchange: EventLoopActor {
             if let seconds = fault.retryAfter { reply.head.fields.append(("Retry-After", "\(seconds)")) }
             finish(reply, result)
         } else if let stream {
-            var piece = ByteBuffer()
-            if !report.reply.text.isEmpty { stream.token(report.reply.text, into: &piece) }
             var head = streamHead()
             addQueuePosition(&head, result.trace.queuePosition)
             addGatewayFields(&head, result.trace.attempts, isFallback: report.outcome == .fallback)
-            connection.value.startStream(head, first: piece)
-            var last = ByteBuffer()
-            stream.done(report.reply, into: &last)
-            connection.value.endStream(last: last)
+            stream.send(report.reply.text.isEmpty ? [] : [report.reply.text], head: head)
+            stream.end(report.reply)
         } else {
             var writer = JSONWriter(ByteBufferAllocator().buffer(capacity: 320 + report.reply.text.utf8.count))
             writer.beginObject()

@@ -39,27 +39,4 @@ extension Generation {
         /// libcurl's words for a failure, where it has some.
         var detail: String?
     }
-
-    /// What has come of the running attempt's reply. A class: it is changed in place for each token.
-    final class AttemptReply {
-        var decoder: UpstreamReplyDecoder
-        let idleTimeout: Duration
-        var hasFirstToken = false
-        var head: ResponseHead?
-        var status = 0
-        var errorBody: [UInt8] = []
-
-        init(_ kind: UpstreamKind, idleTimeout: Duration) {
-            decoder = UpstreamReplyDecoder(kind: kind)
-            self.idleTimeout = idleTimeout
-        }
-    }
-
-    /// A client that left, and what it left behind.
-    struct Departure {
-        let time: MonotonicTime
-        let phase: GenerationTrace.Phase
-        let upstream: String
-        let reply: AttemptReply?
-    }
 }

@@ -19,23 +19,14 @@ actor Generation: EventLoopActor {
     private var inbox: [Signal] = []
     private var continuation: UnsafeContinuation<Void, Never>?
     private var abandonReason: AbandonReason?
-    private var departure: Departure?
-    private var transfer: Transfer?
-    private var attempt = 0
     /// Where the running attempt is.
     private var upstream: UpstreamID?
-    private var reply: AttemptReply?
-    /// The running attempt's transfer has told its end.
-    private var isTransferOver = false
+    /// What came of the last attempt whose request was sent, unless it is of no use.
+    private(set) var reply: AttemptReply?
     /// A slot that comes now is taken; at any other time it goes on to the next.
     private var isInQueue = false
-    private var events: [UpstreamEvent] = []
-    /// Of the events at hand: they go to the client in one write.
-    private var newPieces: [String] = []
     private var trace = GenerationTrace()
-    private var text = ""
-    /// Pieces of text so far, about one a token, and how many of them the time series has.
-    private var pieces = 0
+    /// How many of the reply's pieces the time series has.
     private var countedPieces = 0
 
     private let totalDeadline: MonotonicTime
@@ -44,18 +35,6 @@ actor Generation: EventLoopActor {
     private var firstTokenDeadline: MonotonicTime?
     /// How long the first token may take in all.
     private var firstTokenPatience = Duration.zero
-    private var idleTimeout: Duration?
-    private var lastObject = MonotonicTime(nanoseconds: 0)
-    /// Bytes of the transfer that are not acknowledged yet: held back while the client does not read.
-    private var unacknowledged = 0
-    private var isClientReading = true
-
-    /// Longest answer, in bytes.
-    private static let maxText = 16 << 20
-    /// Longest error body that is looked at, in bytes.
-    private static let maxErrorBody = 64 << 10
-    /// Few enough acknowledgements to cost nothing, often enough to keep the transfer flowing.
-    private static let acknowledgeAfter = 64 << 10
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
@@ -75,7 +54,10 @@ actor Generation: EventLoopActor {
     /// To be called in a task that prefers the event loop's executor: else it is resumed elsewhere.
     func run() async -> GenerationResult {
         loop.value.add(self)
-        defer { loop.value.remove(self) }
+        defer {
+            loop.value.remove(self)
+            reply = nil
+        }
         var request = SelectionRequest(
             waiter: waiter, client: job.client, modelID: job.modelID, isBatchItem: job.isBatchItem)
         request.pinned = job.pinned
@@ -112,9 +94,7 @@ actor Generation: EventLoopActor {
             case .failed(let failure):
                 trace.failures.append(failure)
                 if isCommitted { return finish(.cutOff(failure)) }
-                text = ""
-                pieces = 0
-                countedPieces = 0
+                forgetReply()
                 if !decision.next { return finish(.failed) }
                 request.isCostlyRetry = decision.isCostly
                 left = (trace.upstream ?? "", ended.outcome.metricLabel)
@@ -127,7 +107,14 @@ actor Generation: EventLoopActor {
 
     var queuePosition: Int? { trace.queuePosition }
 
+    private var text: String { reply?.text ?? "" }
+
     private var isCommitted: Bool { job.onPieces != nil && !text.isEmpty }
+
+    private func forgetReply() {
+        reply = nil
+        countedPieces = 0
+    }
 
     private func finish(_ end: GenerationResult.End) -> GenerationResult {
         GenerationResult(end: end, text: text, trace: trace, isCommitted: isCommitted)
@@ -232,32 +219,33 @@ actor Generation: EventLoopActor {
             return AttemptEnd(outcome: .failed(.disabled), hasEnded: true)
         }
         let model = snapshot.models.model(for: job.modelID, on: choice.upstream)
-        attempt += 1
         inbox.removeAll { !$0.isOfTheWholeRequest }
         upstream = choice.upstream
-        unacknowledged = 0
+        forgetReply()
         trace.begin(endpoint.configuration.name, choice, accepted: job.accepted)
         defer {
             upstream = nil
-            transfer = nil
-            reply = nil
             firstTokenDeadline = nil
-            idleTimeout = nil
         }
         if let model, gateway.isCold(choice.upstream, model: model) {
             if let ended = await waitForLoad(model, endpoint, choice, request) { return ended }
         }
         let timeouts = endpoint.configuration.timeouts
-        send(to: endpoint, model: model)
-        let result = await follow(request, model: model, cold: timeouts.firstTokenCold - timeouts.firstToken)
-        if let transfer, !isTransferOver {
+        let reply = send(to: endpoint, model: model)
+        self.reply = reply
+        let result = await follow(
+            reply, request, model: model, cold: timeouts.firstTokenCold - timeouts.firstToken)
+        reply.end()
+        trace.connectTime = reply.connectTime ?? trace.connectTime
+        if let transfer = reply.transfer, !reply.isTransferOver {
             // After an answer's end only the end of its transfer is awaited, as its connection can be used again.
             if result.hasEnded { loop.value.linger(transfer) } else { transfer.cancel() }
         }
+        reply.transfer = nil
         return result
     }
 
-    private func send(to endpoint: UpstreamEndpoint, model: String?) {
+    private func send(to endpoint: UpstreamEndpoint, model: String?) -> AttemptReply {
         let kind = endpoint.configuration.kind
         let body = UpstreamRequestWriter.body(job.chat, kind: kind, model: model)
             .withUnsafeReadableBytes { RequestBody(copying: $0) }
@@ -266,15 +254,16 @@ actor Generation: EventLoopActor {
         trace.requestSent()
         firstTokenPatience = timeouts.firstToken
         firstTokenDeadline = .now + timeouts.firstToken
-        reply = AttemptReply(kind, idleTimeout: timeouts.idle)
-        isTransferOver = false
-        let receiver = AttemptReceiver(generation: self, attempt: attempt)
-        transfer = gateway.engine.start(
+        let reply = AttemptReply(
+            of: self, endpoint.configuration, metrics: gateway.metrics, parser: loop.value.parser,
+            onPieces: job.onPieces)
+        reply.transfer = gateway.engine.start(
             TransferRequest(
                 method: .post, target: endpoint.target, headers: endpoint.postHeaders, body: body,
                 timers: TransferTimers(
                     connect: timeouts.connect, total: snapshot.configuration.server.totalTimeout + .seconds(1))),
-            receiver: receiver, on: loop.value.delivery)
+            receiver: reply.receiver(on: eventLoop), on: loop.value.delivery)
+        return reply
     }
 
     /// The gateway loads the model for everyone who waits for it. Patience is long, unless another upstream has it.
@@ -314,15 +303,17 @@ actor Generation: EventLoopActor {
         }
     }
 
-    /// Waits for the attempt's end; its events are handled as they come, by ``receive(attempt:_:)``.
+    /// Waits for the attempt's end; what comes before it is the reply's.
     /// - Parameter cold: how much longer the first token may take where the upstream turns out to load the model.
     @inline(__always)
-    private func follow(_ request: SelectionRequest, model: String?, cold: Duration) async -> AttemptEnd {
+    private func follow(
+        _ reply: AttemptReply, _ request: SelectionRequest, model: String?, cold: Duration
+    ) async -> AttemptEnd {
         var mayExtend = cold > .zero
         while true {
             switch await next() {
             case .attemptEnded(let ended): return ended
-            case .timer(.firstToken) where reply == nil, .timer(.idle) where reply == nil:
+            case .timer(.firstToken) where reply.isOver, .timer(.idle) where reply.isOver:
                 continue  // the attempt's end came meanwhile
             case .timer(.firstToken):
                 if mayExtend, let upstream, gateway.isCold(upstream, model: model),
@@ -343,99 +334,10 @@ actor Generation: EventLoopActor {
         }
     }
 
-    /// What came of an attempt's transfer. Handled here and now, without waking the task: a stream has some for each
-    /// token. What comes after the attempt's end is let go.
-    func receive(attempt: Int, _ update: TransferUpdate) {
-        guard attempt == self.attempt else { return }
-        if update.end != nil { isTransferOver = true }
-        if let departure { return note(update, after: departure) }
-        guard let reply, let ended = handle(update, reply) else { return }
-        self.reply = nil
-        post(.attemptEnded(ended))
-    }
+    /// The reply's last word.
+    func attemptEnded(_ end: AttemptEnd) { post(.attemptEnded(end)) }
 
-    /// The client is gone; what its transfer still brings is only counted, up to its end, when the upstream's connection
-    /// is closed.
-    private func note(_ update: TransferUpdate, after departure: Departure) {
-        if let reply = departure.reply, reply.status == 200 {
-            var late: [UpstreamEvent] = []
-            reply.decoder.feed(update.body, parser: loop.value.parser, into: &late)
-            let pieces = late.count { if case .content = $0 { true } else { false } }
-            if pieces > 0 { gateway.metrics.lateTokens(departure.upstream, pieces) }
-        }
-        if update.end != nil { gateway.metrics.cancelled(departure.phase, after: .now - departure.time) }
-    }
-
-    /// - Returns: the attempt's end, where this was it.
-    private func handle(_ update: TransferUpdate, _ reply: AttemptReply) -> AttemptEnd? {
-        if let head = update.head {
-            reply.head = head
-            reply.status = head.status
-            trace.connectTime = update.connectTime
-        }
-        if !update.body.isEmpty {
-            if reply.status == 200 {
-                reply.decoder.feed(update.body, parser: loop.value.parser, into: &events)
-                if let ended = handleEvents() { return ended }
-            } else {
-                reply.errorBody.append(contentsOf: update.body.prefix(Self.maxErrorBody - reply.errorBody.count))
-            }
-            acknowledge(update.body.count)
-        }
-        guard let result = update.end else { return nil }
-        trace.connectTime = result.connectTime
-        if let failure = result.failure {
-            return AttemptEnd(outcome: AttemptOutcome(failure.reason), hasEnded: true, detail: failure.detail)
-        }
-        guard reply.status == 200 else {
-            let failure = UpstreamErrorReader.classify(
-                status: reply.status, retryAfter: reply.head?.retryAfter, body: reply.errorBody,
-                parser: loop.value.parser)
-            return AttemptEnd(outcome: .failed(failure), hasEnded: true)
-        }
-        reply.decoder.end(parser: loop.value.parser, into: &events)
-        return handleEvents() ?? AttemptEnd(outcome: .failed(.reply(.truncated)), hasEnded: true)
-    }
-
-    /// - Returns: the attempt's end, where an event was one.
-    private func handleEvents() -> AttemptEnd? {
-        guard !events.isEmpty else { return nil }
-        lastObject = .now
-        let ended = takeEvents()
-        if let reply, reply.hasFirstToken { idleTimeout = reply.idleTimeout }
-        if !newPieces.isEmpty { job.onPieces?(newPieces) }
-        // One each, as a rule, for which `removeAll(keepingCapacity:)` takes 500 instructions.
-        while newPieces.popLast() != nil {}
-        while events.popLast() != nil {}
-        return ended
-    }
-
-    /// Takes the events at hand over, up to the attempt's end, which it returns.
-    private func takeEvents() -> AttemptEnd? {
-        for event in events {
-            switch event {
-            case .content(let piece):
-                noteFirstToken()
-                guard text.utf8.count + piece.utf8.count <= Self.maxText else {
-                    return AttemptEnd(outcome: .failed(.reply(.lineTooLong)), hasEnded: false)
-                }
-                text += piece
-                pieces += 1
-                if job.onPieces != nil { newPieces.append(piece) }
-            case .thinking: noteFirstToken()
-            case .progress: break
-            case .finished(let usage):
-                // The rest of the transfer is only its end; left alone, its connection can be used again.
-                return AttemptEnd(outcome: .success, usage: usage, hasEnded: true)
-            case .failed(let fault): return AttemptEnd(outcome: .failed(.reply(fault)), hasEnded: false)
-            }
-        }
-        return nil
-    }
-
-    private func noteFirstToken() {
-        guard let reply, !reply.hasFirstToken else { return }
-        reply.hasFirstToken = true
+    func noteFirstToken() {
         firstTokenDeadline = nil
         trace.firstToken()
         trace.phase = .generating
@@ -471,7 +373,7 @@ actor Generation: EventLoopActor {
         }
         gateway.metrics.attempt(
             trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces)
-        countedPieces = pieces
+        countedPieces = reply?.pieces ?? 0
         trace.end(ended.outcome)
         if !isStillConfigured(choice.upstream) {
             report = AttemptReport(.neutral, breakerEra: choice.breakerEra)
@@ -497,12 +399,12 @@ actor Generation: EventLoopActor {
         RunningRequest(
             id: waiter.rawValue, requestID: job.requestID, route: job.route, client: job.clientAddress,
             model: job.modelID, upstream: upstream == nil ? nil : trace.upstream, phase: trace.phase,
-            accepted: job.accepted, pieces: pieces, isStream: job.onPieces != nil)
+            accepted: job.accepted, pieces: reply?.pieces ?? 0, isStream: job.onPieces != nil)
     }
 
     /// Pieces since the last call, and the upstream they came from.
     func takePieces() -> (upstream: String, count: Int)? {
-        guard pieces > countedPieces, let upstream = trace.upstream else { return nil }
+        guard let pieces = reply?.pieces, pieces > countedPieces, let upstream = trace.upstream else { return nil }
         defer { countedPieces = pieces }
         return (upstream, pieces - countedPieces)
     }
@@ -528,7 +430,7 @@ actor Generation: EventLoopActor {
         case .queue: queueDeadline != nil
         case .backoff: backoffEnd != nil
         case .firstToken: firstTokenDeadline != nil || reply?.hasFirstToken == true
-        case .idle: idleTimeout != nil
+        case .idle: reply?.isIdle != true
         case .total: false
         }
     }
@@ -580,26 +482,15 @@ actor Generation: EventLoopActor {
     func abandon(_ reason: AbandonReason) {
         guard abandonReason == nil else { return }
         abandonReason = reason
-        if reason == .clientLeft, transfer != nil {
-            departure = Departure(time: .now, phase: trace.phase, upstream: trace.upstream ?? "", reply: reply)
+        if let reply, let transfer = reply.transfer {
+            if reason == .clientLeft { reply.clientLeft(in: trace.phase, of: trace.upstream ?? "") }
+            transfer.cancel()
         }
-        transfer?.cancel()
         post(.abandoned(reason))
     }
 
-    /// Whether the client takes bytes: while it does not, nothing is acknowledged, and the transfer pauses when its
-    /// window is full.
-    func setClientReading(_ isReading: Bool) {
-        isClientReading = isReading
-        if isReading { acknowledge(0) }
-    }
-
-    private func acknowledge(_ bytes: Int) {
-        unacknowledged += bytes
-        guard isClientReading, unacknowledged >= Self.acknowledgeAfter else { return }
-        transfer?.acknowledge(unacknowledged)
-        unacknowledged = 0
-    }
+    /// Whether the client takes bytes.
+    func setClientReading(_ isReading: Bool) { reply?.setClientReading(isReading) }
 
     /// - Returns: whether the deadline, which has passed, is what ends the generation.
     @discardableResult
@@ -622,28 +513,8 @@ actor Generation: EventLoopActor {
         } else if let deadline = firstTokenDeadline, now >= deadline {
             firstTokenDeadline = nil
             post(.timer(.firstToken))
-        } else if let timeout = idleTimeout {
-            if !isClientReading {
-                lastObject = now  // the silence is of our own making
-            } else if now - lastObject >= timeout {
-                idleTimeout = nil
-                post(.timer(.idle))
-            }
+        } else if let reply, reply.checkIdle(now) {
+            post(.timer(.idle))
         }
-    }
-}
-
-/// Ties the events of one attempt's transfer to it: an earlier attempt may still have some on their way.
-private final class AttemptReceiver: TransferReceiver {
-    private let generation: Generation
-    private let attempt: Int
-
-    init(generation: Generation, attempt: Int) {
-        self.generation = generation
-        self.attempt = attempt
-    }
-
-    func receive(_ update: TransferUpdate) {
-        generation.onEventLoop { $0.receive(attempt: attempt, update) }
     }
 }

@@ -11,7 +11,9 @@ struct ClientSocket {
     init(_ channel: any Channel) {
         self.channel = channel
         // What `withUnsafeTransportIfAvailable` does, without a cast that takes 15 000 instructions.
-        descriptor = (channel._channelCore as? any NIOTransportAccessibleChannelCore).flatMap { Self.descriptor(of: $0) }
+        descriptor = (channel._channelCore as? any NIOTransportAccessibleChannelCore).flatMap {
+            Self.descriptor(of: $0)
+        }
     }
 
     private static func descriptor(of core: some NIOTransportAccessibleChannelCore) -> NIOBSDSocket.Handle? {

@@ -289,7 +289,8 @@ final class HTTPConnection: ChannelInboundHandler {
         let connection = connectionField(request)
         send { output in
             output.writeHead(
-                reply.head, framing: .length(reply.body.readableBytes), connection: connection, date: loop.httpDate(.now))
+                reply.head, framing: .length(reply.body.readableBytes), connection: connection,
+                date: loop.httpDate(.now))
             if request.method != .HEAD { output.writeImmutableBuffer(reply.body) }
         }
         finish()
