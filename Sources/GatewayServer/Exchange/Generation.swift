@@ -50,6 +50,8 @@ actor Generation: EventLoopActor {
     }
 
     // MARK: The life of a generation
+    // What a generation waits in is inlined: each call of an asynchronous function has a frame of its own for as long as it
+    // lasts, and looks for the task's executor twice.
 
     /// To be called in a task that prefers the event loop's executor: else it is resumed elsewhere.
     func run() async -> GenerationResult {
@@ -145,7 +147,6 @@ actor Generation: EventLoopActor {
     }
 
     /// Admit and plan: a slot at the best upstream, at once or after waiting in the queue.
-    @inline(__always)
     private func admit(_ request: SelectionRequest) async -> Admission {
         noteTotalDeadline(.now)
         if let reason = abandonReason { return .failure(.abandoned(reason)) }

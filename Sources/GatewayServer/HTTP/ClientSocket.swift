@@ -6,7 +6,7 @@ import NIOCore
 struct ClientSocket {
     private let channel: any Channel
     /// Belongs to the channel: where that is closed, the number may be another connection's.
-    private let descriptor: NIOBSDSocket.Handle?
+    let descriptor: NIOBSDSocket.Handle?
 
     init(_ channel: any Channel) {
         self.channel = channel
