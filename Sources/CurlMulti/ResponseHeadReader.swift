@@ -23,7 +23,7 @@ package struct ResponseHeadReader: Sendable {
         bytes += line.count
         guard bytes <= limit else { return .tooLarge }
         guard !isDone else { return .more }
-        if line.starts(with: "HTTP/".utf8) {
+        if line.first == UInt8(ascii: "H"), line.starts(with: "HTTP/".utf8) {
             head = ResponseHead(status: Self.status(of: line))
         } else if line.first == 13 || line.first == 10 {
             // Interim heads (RFC 9110 section 15.2) are followed by another; 101 is never asked for and never followed.

@@ -264,6 +264,7 @@ class Scene:
             await self.ask("base")
         await until(lambda: not any(model.running for model in self.models), "the first request is over")
         await self.operator("GET", "/admin/status")
+        await until(lambda: all(self._runs_its_own_program(child) for child in self._children()), "children have begun")
         self.base = self.descriptors()
 
     def signal(self, number):
@@ -370,11 +371,23 @@ class Scene:
             except FileNotFoundError:
                 pass
 
-    def _pipes_to_children(self):
-        of_children = set()
+    def _children(self):
         for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                for child in (task / "children").read_text().split():
+                yield from (task / "children").read_text().split()
+
+    def _runs_its_own_program(self, child):
+        """Until then it has a copy of each descriptor that the gateway has. One that has ended counts too."""
+        try:
+            return os.readlink(f"/proc/{child}/exe") != os.readlink(f"/proc/{self.process.pid}/exe")
+        except OSError:
+            return True
+
+    def _pipes_to_children(self):
+        of_children = set()
+        for child in self._children():
+            if self._runs_its_own_program(child):
+                with contextlib.suppress(OSError):
                     of_children |= {os.readlink(one) for one in pathlib.Path(f"/proc/{child}/fd").iterdir()}
         return {one for one in of_children if one.startswith("pipe:")}
 

@@ -3,9 +3,10 @@ extension StringProtocol {
     var percentDecodedPath: String? { percentDecoded(plusIsSpace: false) }
 
     func percentDecoded(plusIsSpace: Bool) -> String? {
-        guard utf8.contains(where: { $0 == UInt8(ascii: "%") || (plusIsSpace && $0 == UInt8(ascii: "+")) }) else {
-            return String(self)
+        let isPlain = utf8.withContiguousStorageIfAvailable { bytes in
+            !bytes.contains { $0 == UInt8(ascii: "%") || (plusIsSpace && $0 == UInt8(ascii: "+")) }
         }
+        if isPlain == true { return String(self) }
         var output: [UInt8] = []
         var rest = Substring(self).utf8
         while let byte = rest.popFirst() {
