@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from life import EACH, Cut, infer_request, read_reply
-from scene import PATIENT, Model, TLSModel, case, reset, run_cases, until, whole
+from scene import LOOPS, PATIENT, Model, TLSModel, case, reset, run_cases, until, whole
 
 # Neither breaker nor probes take an upstream away, so that each request meets it.
 UNSEEN = PATIENT.replace('open = "1s"', 'failures = 1000, min_requests = 100000, open = "1s"').replace(
@@ -215,7 +215,7 @@ async def _(bench):
 
 # Clients
 
-async def clients_that_do_not_read(bench, count, most):
+async def clients_that_do_not_read(bench, count, most, piece="x" * 16384):
     """Streams without end to clients that take nothing, until nothing moves.
     - `most`: MiB that the gateway's memory may grow by; a sanitizer's memory is its own."""
     async def endless(generation):
@@ -223,11 +223,13 @@ async def clients_that_do_not_read(bench, count, most):
         if generation.prompt != "endless":
             return await whole(generation)
         while True:
-            await generation.piece("x" * 16384)
-            sent += 16384
+            await generation.piece(piece)
+            sent += len(piece)
 
     sent = 0
     scene = await bench.scene(Model(endless))
+    for _ in range(2 * LOOPS):  # a large reply on each loop, which must not matter later
+        await scene.get("/webllm/chat.js")
     model, memory = scene.models[0], scene.gateway.memory_kib()
     clients = []
     for _ in range(count):
@@ -258,6 +260,13 @@ async def check_gone(bench, scene, clients):
 @case("C06 a client that does not read and then resets: the upstream waits, and is free when it is gone")
 async def _(bench):
     scene, clients, told = await clients_that_do_not_read(bench, 1, 16)
+    await check_gone(bench, scene, clients)
+    return told
+
+
+@case("U60 clients that do not read a stream of single words")
+async def _(bench):
+    scene, clients, told = await clients_that_do_not_read(bench, 3, 10, piece="word ")
     await check_gone(bench, scene, clients)
     return told
 

@@ -302,6 +302,16 @@ class Scene:
         finally:
             writer.close()
 
+    async def get(self, path):
+        """The same for a page."""
+        reader, writer = await self.connect()
+        try:
+            self.asked += 1
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n".encode())
+            return self.note(await read_reply(reader))
+        finally:
+            writer.close()
+
     def begin(self, *prompts, stream=True):
         return [asyncio.create_task(self.ask(prompt, stream)) for prompt in prompts]
 

@@ -22,7 +22,7 @@ static inline CURLcode ccurl_set_string(CURL *easy, CURLoption option, const cha
 static inline CURLcode ccurl_set_pointer(CURL *easy, CURLoption option, const void *value) {
     return curl_easy_setopt(easy, option, value);
 }
-// curl neither copies nor frees the URL, and reads it until the transfer's end.
+// curl does not own the URL, and reads it until the transfer's end.
 static inline CURLcode ccurl_set_url(CURL *easy, CURLU *value) {
     return curl_easy_setopt(easy, CURLOPT_CURLU, value);
 }

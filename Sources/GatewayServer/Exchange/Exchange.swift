@@ -61,7 +61,7 @@ actor Exchange: EventLoopActor {
         if let refusal = pinRefusal { return refuse(refusal, route: "infer") }
         let modelID = request.modelID ?? settings.webllm.defaultModel
         let generation = makeGeneration(
-            request.prompt, modelID, request.sampling, onPieces: request.stream ? startStream() : nil)
+            request.prompt, modelID, request.sampling, onPieces: request.stream ? prepareStream() : nil)
         let mode = request.mode
         // Of what runs as long as the answer takes, the frame is kept small: here nothing but names.
         start { exchange in exchange.settle(await generation.run(), mode: mode, modelID: modelID) }
@@ -103,7 +103,7 @@ actor Exchange: EventLoopActor {
     }
 
     /// - Returns: what sends pieces of the answer to the client. The first one commits; all others take a shorter way.
-    private func startStream() -> Generation.PiecesHandler {
+    private func prepareStream() -> Generation.PiecesHandler {
         let stream = StreamedReply(head.acceptsNDJSON ? .ndjson : .sse, over: connection.value)
         self.stream = stream
         let bound = NIOLoopBound(stream, eventLoop: loop.value.eventLoop)

@@ -50,8 +50,8 @@ actor Generation: EventLoopActor {
     }
 
     // MARK: The life of a generation
-    // What a generation waits in is inlined: each call of an asynchronous function has a frame of its own for as long as it
-    // lasts, and looks for the task's executor twice.
+    // What every generation goes through is inlined: a call of an asynchronous function has a frame of its own for as long
+    // as it lasts, and looks for the task's executor twice.
 
     /// To be called in a task that prefers the event loop's executor: else it is resumed elsewhere.
     func run() async -> GenerationResult {
@@ -147,24 +147,26 @@ actor Generation: EventLoopActor {
     }
 
     /// Admit and plan: a slot at the best upstream, at once or after waiting in the queue.
+    @inline(__always)
     private func admit(_ request: SelectionRequest) async -> Admission {
-        noteTotalDeadline(.now)
-        if let reason = abandonReason { return .failure(.abandoned(reason)) }
-        switch gateway.select(request, for: self) {
-        case .attempt(let choice): return .success(choice)
-        case .exhausted(let reason):
-            trace.exhaustion = reason
-            return .failure(.failed)
-        case .refuse(let retryAfter): return .failure(.overloaded(retryAfter: retryAfter))
-        case .wait(let position, let deadline, _):
-            trace.queuePosition = trace.queuePosition ?? position
-            isInQueue = true
-            let admission = await waitForSlot(until: deadline)
-            guard case .success(let choice) = admission, gateway.mode(choice.upstream) == .disabled else {
-                return admission
+        while true {
+            noteTotalDeadline(.now)
+            if let reason = abandonReason { return .failure(.abandoned(reason)) }
+            switch gateway.select(request, for: self) {
+            case .attempt(let choice): return .success(choice)
+            case .exhausted(let reason):
+                trace.exhaustion = reason
+                return .failure(.failed)
+            case .refuse(let retryAfter): return .failure(.overloaded(retryAfter: retryAfter))
+            case .wait(let position, let deadline, _):
+                trace.queuePosition = trace.queuePosition ?? position
+                isInQueue = true
+                let admission = await waitForSlot(until: deadline)
+                guard case .success(let choice) = admission, gateway.mode(choice.upstream) == .disabled else {
+                    return admission
+                }
+                passOn(choice)  // an operator disabled it while the slot was on its way
             }
-            passOn(choice)  // an operator disabled it while the slot was on its way
-            return await admit(request)
         }
     }
 

@@ -347,7 +347,8 @@ final class HTTPConnection: ChannelInboundHandler {
             write(&output)
             written += output.readableBytes
             if unsentWrites == 0 { output.moveReaderIndex(forwardBy: socket.send(output)) }
-            return output.readableBytes == 0 ? nil : ByteBuffer(output.readableBytesView)
+            // A copy as large as it is: a slice would keep all that the buffer ever had to hold.
+            return output.readableBytes == 0 ? nil : ByteBuffer(bytes: output.readableBytesView)
         }
         lastSent = .now
         guard let rest else { return }
