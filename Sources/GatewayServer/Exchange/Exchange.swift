@@ -75,11 +75,11 @@ actor Exchange: EventLoopActor {
         let chat = ChatRequest(
             messages: messages(prompt),
             sampling: sampling.filled(from: stored).filled(from: .productDefaults))
-        var job = Generation.Job(
+        let job = Generation.Job(
             chat: chat, modelID: modelID, client: client, accepted: accepted, requestID: requestID,
-            isBatchItem: isBatchItem, clientAddress: clientAddress, route: isBatchItem ? "batch" : "infer",
-            onAdmitted: onAdmitted, onPieces: onPieces)
-        if settings.routing.allowPin { job.pinned = head.pinnedUpstream }
+            isBatchItem: isBatchItem, pinned: settings.routing.allowPin ? head.pinnedUpstream : nil,
+            clientAddress: clientAddress, route: isBatchItem ? "batch" : "infer", onAdmitted: onAdmitted,
+            onPieces: onPieces)
         let generation = Generation(gateway: gateway, snapshot: snapshot, loop: loop, job: job)
         if let reason = abandonReason { generation.onEventLoop { $0.abandon(reason) } }
         generations.append(generation)

@@ -4,23 +4,41 @@ extension Generation {
     /// Receives the pieces of the answer as they come, never none of them; called on the event loop.
     typealias PiecesHandler = @Sendable ([String]) -> Void
 
-    /// What a generation is for.
-    struct Job: Sendable {
-        var chat: ChatRequest
-        var modelID: String
-        var client: ClientID
-        var accepted: MonotonicTime
+    /// What a generation is for. A class: it is handed on, and would be copied.
+    final class Job: Sendable {
+        let chat: ChatRequest
+        let modelID: String
+        let client: ClientID
+        let accepted: MonotonicTime
         /// For logs.
-        var requestID: String
-        var isBatchItem = false
+        let requestID: String
+        let isBatchItem: Bool
         /// The only upstream that may be asked.
-        var pinned: String?
+        let pinned: String?
         /// For operators: the client's address, and the route.
-        var clientAddress: String
-        var route: String
+        let clientAddress: String
+        let route: String
         /// Called on the event loop each time it has a slot.
-        var onAdmitted: (@Sendable (Generation) -> Void)?
+        let onAdmitted: (@Sendable (Generation) -> Void)?
         /// Nil where nobody waits for pieces.
-        var onPieces: PiecesHandler?
+        let onPieces: PiecesHandler?
+
+        init(
+            chat: ChatRequest, modelID: String, client: ClientID, accepted: MonotonicTime, requestID: String,
+            isBatchItem: Bool = false, pinned: String? = nil, clientAddress: String, route: String,
+            onAdmitted: (@Sendable (Generation) -> Void)? = nil, onPieces: PiecesHandler? = nil
+        ) {
+            self.chat = chat
+            self.modelID = modelID
+            self.client = client
+            self.accepted = accepted
+            self.requestID = requestID
+            self.isBatchItem = isBatchItem
+            self.pinned = pinned
+            self.clientAddress = clientAddress
+            self.route = route
+            self.onAdmitted = onAdmitted
+            self.onPieces = onPieces
+        }
     }
 }

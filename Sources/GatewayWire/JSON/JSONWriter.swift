@@ -59,8 +59,13 @@ package struct JSONWriter {
         switch number {
         case .integer(let integer): put(key, Int(integer))
         case .double(let double):
-            let text = double.description
-            put(key, atMost: text.utf8.count) { $0.putText(text) }
+            // As temperatures mostly are: to find the shortest text of any number takes ten times as long.
+            if let thousandths = double.thousandths {
+                put(key, atMost: Int.decimalWidth) { $0.putThousandths(thousandths, isNegative: double < 0) }
+            } else {
+                let text = double.description
+                put(key, atMost: text.utf8.count) { $0.putText(text) }
+            }
         }
     }
 
@@ -174,4 +179,30 @@ package struct JSONWriter {
     }
 
     package mutating func nullField(_ name: StaticString) { putNull(name) }
+}
+
+extension Double {
+    /// How many thousandths it is in magnitude, where it is below 1000, no whole number, and the nearest to so many.
+    fileprivate var thousandths: UInt? {
+        guard magnitude < 1000 else { return nil }
+        let rounded = (magnitude * 1000).rounded()
+        guard rounded / 1000 == magnitude else { return nil }
+        let thousandths = UInt(rounded)
+        return thousandths % 1000 == 0 ? nil : thousandths
+    }
+}
+
+extension ByteCursor {
+    /// Without zeros at the end: the shortest decimal fraction that means the number.
+    fileprivate mutating func putThousandths(_ thousandths: UInt, isNegative: Bool) {
+        if isNegative { put("-") }
+        putDecimal(Int(thousandths / 1000))
+        put(".")
+        var (fraction, digits) = (thousandths % 1000, 3)
+        while fraction % 10 == 0 {
+            fraction /= 10
+            digits -= 1
+        }
+        putDecimal(fraction, digits: digits)
+    }
 }
