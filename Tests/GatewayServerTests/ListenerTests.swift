@@ -60,7 +60,8 @@ struct ListenerTests {
     private static func freeAddress() throws -> SocketAddress {
         while true {
             let address = try SocketAddress(ipAddress: "127.0.0.1", port: .random(in: 20_000..<30_000))
-            let descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
+            // Not to be inherited by a process that another test starts just then: the address would stay taken.
+            let descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
             defer { close(descriptor) }
             if address.withSockAddr({ bind(descriptor, $0, socklen_t($1)) }) == 0 { return address }
         }

@@ -60,6 +60,8 @@ class Gateway:
         self.log = open(log, "ab")
         # What deployments set would change the upstreams.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OLLAMA_", "LLM_"))}
+        # A crash tells where, in the log.
+        environment["SWIFT_BACKTRACE"] = "enable=yes,color=no"
         self.process = subprocess.Popen(
             [*under, binary, "serve", "--config", config, *options], stderr=self.log, env=environment,
             pass_fds=pass_fds)

@@ -340,6 +340,14 @@ class Scene:
 
     # What is seen of it
 
+    def tell_failed(self):
+        """For a case that failed: where a gateway has crashed, or the end of its log where it runs still."""
+        code, log = self.process.poll(), self.log.read_text()
+        crash = log.find("\n*** ")
+        if code is None or (code < 0 and code != -signal.SIGKILL):
+            told = log[crash:][:8000] if crash >= 0 else log[-4000:]
+            print(f"gateway on ports {self.ports}, exit code {code}:\n{told}", flush=True)
+
     @property
     def lines(self):
         """Of the log; the last one may not be whole yet."""
@@ -480,6 +488,10 @@ async def _run_case(function, binary, quick):
         told = await asyncio.wait_for(function(bench), 120 * bench.patience)
         await bench.check()
         return told or ""
+    except BaseException:
+        for scene in bench.scenes:
+            scene.tell_failed()
+        raise
     finally:
         for scene in bench.scenes:
             text = scene.log.read_text()

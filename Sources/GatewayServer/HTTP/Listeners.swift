@@ -27,6 +27,9 @@ package struct Listeners: Sendable {
     static func bind(
         _ gateway: Gateway, handover: Handover, loops: [NIOLoopBound<LoopContext>], group: MultiThreadedEventLoopGroup
     ) async throws -> Listeners {
+        // Two event loops that make their first parser at the same moment may crash in Swift's runtime: it looks for the
+        // superclass of a generic class that the other one has not finished (6.3.1, swift_conformsToProtocol).
+        withExtendedLifetime(parser()) {}
         let configuration = gateway.configuration
         var client: [Listener] = []
         var admin: [Listener] = []
@@ -94,9 +97,13 @@ package struct Listeners: Sendable {
             address: channel.remoteAddress?.ipAddress ?? "unix")
         try channel.pipeline.syncOperations.addHandlers([
             ByteMeter(connection),
-            ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .dropBytes)),
+            parser(),
             connection,
         ])
+    }
+
+    private static func parser() -> ByteToMessageHandler<HTTPRequestDecoder> {
+        ByteToMessageHandler(HTTPRequestDecoder(leftOverBytesStrategy: .dropBytes))
     }
 
     /// Serves a client on a channel that no listener accepted, such as one without a socket. Call on its event loop.
@@ -129,8 +136,7 @@ package struct Listeners: Sendable {
     }
 
     /// A socket that shares its port can be bound beside another one: only one that does not share tells whether the
-    /// port is free. It does not listen: nobody would answer a client that connects
-    /// just then.
+    /// port is free. It does not listen: nobody would answer a client that connects just then.
     private static func checkFree(_ host: String, _ port: Int) throws {
         let address = try SocketAddress(ipAddress: host, port: port)
         let descriptor = socket(
