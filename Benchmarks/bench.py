@@ -162,20 +162,17 @@ def streams(server, path, count, body, tools):
 
 
 def stream_round(folder, binary, count, tokens, apart_ms, servers, number) -> dict:
-    """Each path with servers that have just started. The floor gives its reply whole: it has a part where that is one
-    token."""
+    """Each path with servers that have just started."""
     ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
     up, px, fl, gw = free_ports(4)
     upstream = [folder / "stream_up", "-p", str(up), "-n", str(tokens), "-u", str(apart_ms * 1000), "-q"]
     servers.append(Server("upstream", up, upstream))
-    paths = {"nginx": (proxy(folder, "nginx", px, up), "/api/chat", ask)}
-    servers.append(paths["nginx"][0])
-    if tokens == 1:
-        floor = Server("floor", fl, [folder / "libcurl_limit", str(fl), f"http://127.0.0.1:{up}/api/chat"])
-        servers.append(floor)
-        paths["libcurl floor"] = (floor, "/api/chat", ask)
-    paths["gateway"] = (gateway(folder, binary, gw, up), "/webllm/api/infer", '{"prompt":"x","stream":true}')
-    servers.append(paths["gateway"][0])
+    servers.append(proxy(folder, "nginx", px, up))
+    url = f"http://127.0.0.1:{up}/api/chat"
+    servers.append(Server("libcurl floor", fl, [folder / "libcurl_limit", str(fl), url, "stream"]))
+    servers.append(gateway(folder, binary, gw, up))
+    paths = {server.name: (server, "/api/chat", ask) for server in servers[1:3]}
+    paths["gateway"] = (servers[3], "/webllm/api/infer", '{"prompt":"x","stream":true}')
     figures = {
         name: streams(server, path, count, body, folder) for name, (server, path, body) in turned(paths.items(), number)}
     for server in servers:
@@ -216,7 +213,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for tool, flags in [("stream_up", []), ("stream_cl", []), ("libcurl_limit", ["-lcurl"])]:
-            subprocess.run(["cc", "-O2", "-w", "-Werror=implicit-function-declaration", "-o", folder / tool, HERE / f"{tool}.c", *flags], check=True)
+            subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", folder / tool, HERE / f"{tool}.c", *flags], check=True)
         script = folder / "post.lua"
         script.write_text(f"wrk.method='POST'\nwrk.headers['Content-Type']='application/json'\nwrk.body='{BODY}'\n")
         try:
