@@ -38,7 +38,7 @@ final class ActiveTransfer {
     /// For the receiver: taken at the end of the turn.
     var update = TransferUpdate()
     var isDirty = false
-    /// Outlives every transfer of its own.
+    /// Outlives every transfer of its own, so that nothing has to check it, as each of curl's callbacks would.
     private unowned(unsafe) let loop: CurlLoop
 
     init(

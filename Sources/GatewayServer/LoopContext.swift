@@ -24,6 +24,7 @@ final class LoopContext {
     private var dateText = ""
     /// Where replies are put together, one at a time.
     private var output = ByteBuffer()
+    /// Bytes of it that are kept for the next reply.
     private static let maxKeptOutput = 64 << 10
 
     /// How often timers of seconds are looked at: one pass over all connections costs less than a scheduled task a

@@ -38,6 +38,22 @@ struct TransferTests {
         engine.shutdown()
     }
 
+    /// A handle that served another target before must not go there once more.
+    @Test func aTargetThatCurlCannotReadReachesNobody() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while try await connection.request() != nil { try await connection.reply(body: "x") }
+        }
+        let engine = try CurlEngine()
+        #expect(await engine.get(upstream.port).1.end().failure == nil)
+        let target = TransferTarget(isTLS: false, host: "127.0.0.1", port: upstream.port, path: "/\u{1}")
+        let request = TransferRequest(method: .get, target: target, headers: try #require(HeaderList([])))
+        #expect(try #require(await engine.run(request).1.end().failure).detail?.contains("URL") == true)
+        #expect(await engine.get(upstream.port).1.end().failure == nil)
+        #expect(upstream.state.requests.map(\.line) == ["GET /x HTTP/1.1", "GET /x HTTP/1.1"])
+        engine.shutdown()
+        await upstream.close()
+    }
+
     @Test func connectionsAreReused() async throws {
         let upstream = try await FakeUpstream.start { connection in
             while try await connection.request() != nil { try await connection.reply(body: "x") }

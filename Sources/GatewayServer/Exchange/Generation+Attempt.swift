@@ -1,6 +1,4 @@
-import CurlMulti
 import GatewayCore
-import GatewayWire
 
 extension Generation {
     /// What a generation is told while it waits.

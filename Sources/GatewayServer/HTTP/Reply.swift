@@ -130,6 +130,7 @@ extension ByteBuffer {
     }
 
     /// An empty buffer becomes one chunk, its size put before what `write` wrote: a token is written once and not copied.
+    /// - Parameter write: writes something, as a chunk of nothing would be the last one (RFC 9112 section 7.1).
     mutating func becomeChunk(_ write: (inout ByteBuffer) -> Void) {
         let room = 18  // 16 hexadecimal digits and a line end
         reserveCapacity(minimumWritableBytes: room)
