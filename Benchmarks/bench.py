@@ -163,16 +163,20 @@ def streams(server, path, count, body, tools):
 
 def stream_round(folder, binary, count, tokens, apart_ms, servers, number) -> dict:
     """Each path with servers that have just started."""
-    ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
+    paths = {}
+
+    def add(server, path, body):
+        servers.append(server)
+        paths[server.name] = (server, path, body)
+
     up, px, fl, gw = free_ports(4)
     upstream = [folder / "stream_up", "-p", str(up), "-n", str(tokens), "-u", str(apart_ms * 1000), "-q"]
     servers.append(Server("upstream", up, upstream))
-    servers.append(proxy(folder, "nginx", px, up))
-    url = f"http://127.0.0.1:{up}/api/chat"
-    servers.append(Server("libcurl floor", fl, [folder / "libcurl_limit", str(fl), url, "stream"]))
-    servers.append(gateway(folder, binary, gw, up))
-    paths = {server.name: (server, "/api/chat", ask) for server in servers[1:3]}
-    paths["gateway"] = (servers[3], "/webllm/api/infer", '{"prompt":"x","stream":true}')
+    ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
+    floor = [folder / "libcurl_limit", str(fl), f"http://127.0.0.1:{up}/api/chat", "stream", str(os.cpu_count())]
+    add(proxy(folder, "nginx", px, up), "/api/chat", ask)
+    add(Server("libcurl floor", fl, floor), "/api/chat", ask)
+    add(gateway(folder, binary, gw, up), "/webllm/api/infer", '{"prompt":"x","stream":true}')
     figures = {
         name: streams(server, path, count, body, folder) for name, (server, path, body) in turned(paths.items(), number)}
     for server in servers:
@@ -213,7 +217,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         for tool, flags in [("stream_up", []), ("stream_cl", []), ("libcurl_limit", ["-lcurl"])]:
-            subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", folder / tool, HERE / f"{tool}.c", *flags], check=True)
+            command = ["cc", "-O2", "-Wall", "-Wextra", "-o", folder / tool, HERE / f"{tool}.c", *flags]
+            subprocess.run(command, check=True)
         script = folder / "post.lua"
         script.write_text(f"wrk.method='POST'\nwrk.headers['Content-Type']='application/json'\nwrk.body='{BODY}'\n")
         try:
