@@ -170,7 +170,7 @@ def stream_round(folder, binary, count, tokens, apart_ms, servers, number) -> di
         paths[server.name] = (server, path, body)
 
     up, px, fl, gw = free_ports(4)
-    upstream = [folder / "stream_up", "-p", str(up), "-n", str(tokens), "-u", str(apart_ms * 1000), "-q"]
+    upstream = [folder / "stream_up", "-p", str(up), "-n", str(tokens), "-u", str(apart_ms * 1000), "-m", "m", "-q"]
     servers.append(Server("upstream", up, upstream))
     ask = '{"model":"m","messages":[{"role":"user","content":"x"}]}'
     floor = [folder / "libcurl_limit", str(fl), f"http://127.0.0.1:{up}/api/chat", "stream", str(os.cpu_count())]

@@ -15,7 +15,9 @@ package struct MonotonicTime: Sendable, Hashable, Comparable {
 extension Duration {
     /// Whole nanoseconds; at most 292 years, which only a sum over all requests ever comes near.
     package var nanoseconds: Int64 {
-        Int64(clamping: attoseconds / 1_000_000_000)
+        // Up to nine seconds, 64 bits are enough, which are divided at once.
+        if let few = Int64(exactly: attoseconds) { return few / 1_000_000_000 }
+        return Int64(clamping: attoseconds / 1_000_000_000)
     }
 
     package var milliseconds: Double { Double(nanoseconds) / 1_000_000 }

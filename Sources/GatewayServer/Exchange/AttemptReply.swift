@@ -66,7 +66,7 @@ final class AttemptReply {
         if let departure { return note(update, after: departure) }
         guard !isOver, let end = handle(update) else { return }
         isOver = true
-        generation.onEventLoop { $0.attemptEnded(end) }
+        generation.executor.runHere { generation.onEventLoop { $0.attemptEnded(end) } }
     }
 
     /// - Returns: the attempt's end, where this was it.

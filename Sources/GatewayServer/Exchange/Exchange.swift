@@ -44,7 +44,7 @@ actor Exchange: EventLoopActor {
     /// The client leaving ends the exchange from here on.
     private func start(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
         connection.value.attach(self)
-        Task(executorPreference: executor) { await work(self) }
+        executor.runHere { Task(executorPreference: executor) { await work(self) } }
     }
 
     private var settings: GatewayConfiguration { snapshot.configuration }

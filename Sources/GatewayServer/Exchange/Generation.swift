@@ -86,10 +86,11 @@ actor Generation: EventLoopActor {
                 trace.end(ended.outcome)
                 ended = await runAttempt(choice, request)
             }
-            let decision = settle(choice, ended, heldFor: .now - started)
+            let heldFor = MonotonicTime.now - started
+            let decision = settle(choice, ended, heldFor: heldFor)
             switch ended.outcome {
             case .success:
-                trace.inferenceTime = .now - started
+                trace.inferenceTime = heldFor
                 return finish(.answered(ended.usage))
             case .abandoned(let reason):
                 return finish(.abandoned(reason))
@@ -254,9 +255,10 @@ actor Generation: EventLoopActor {
             .withUnsafeReadableBytes { RequestBody(copying: $0) }
         let timeouts = endpoint.configuration.timeouts
         trace.phase = .prompt
-        trace.requestSent()
+        let now = MonotonicTime.now
+        trace.requestSent(now)
         firstTokenPatience = timeouts.firstToken
-        firstTokenDeadline = .now + timeouts.firstToken
+        firstTokenDeadline = now + timeouts.firstToken
         let reply = AttemptReply(
             of: self, endpoint.configuration, metrics: gateway.metrics, parser: loop.value.parser,
             onPieces: job.onPieces)

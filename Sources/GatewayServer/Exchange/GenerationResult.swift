@@ -83,7 +83,7 @@ struct GenerationTrace: Sendable {
     /// From the first token to the end.
     private(set) var generationTime: Duration?
 
-    mutating func requestSent() { attemptStart = .now }
+    mutating func requestSent(_ now: MonotonicTime) { attemptStart = now }
 
     /// Of the answer, where the upstream counts its tokens.
     var tokensPerSecond: Double?
@@ -114,9 +114,10 @@ struct GenerationTrace: Sendable {
 
     mutating func end(_ outcome: AttemptOutcome) {
         guard !attempts.isEmpty else { return }
-        if let firstTokenTime { generationTime = .now - attemptStart - firstTokenTime }
+        let now = MonotonicTime.now
+        if let firstTokenTime { generationTime = now - attemptStart - firstTokenTime }
         let last = attempts.count - 1
-        attempts[last].duration = .now - attemptBegin
+        attempts[last].duration = now - attemptBegin
         attempts[last].loadTime = loadTime - loadBefore
         attempts[last].connectTime = connectTime
         attempts[last].firstTokenTime = firstTokenTime

@@ -78,23 +78,28 @@ package struct Listeners: Sendable {
             // The kernel would take megabytes for a client that does not read. TCP connections inherit it from their
             // listener, and TCP_NODELAY, which NIO sets there.
             .serverChannelOption(.socketOption(.so_sndbuf), value: 128 << 10)
+            // Each connection keeps such a buffer; most requests fit into the half of what NIO begins with.
+            .childChannelOption(
+                .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 64, initial: 1024, maximum: 65536)
+            )
             .childChannelInitializer { channel in
-                let client = ClientID(channel.remoteAddress)
+                let address = channel.remoteAddress?.ipAddress
+                let client = ClientID(address)
                 guard let context = contexts[ObjectIdentifier(channel.eventLoop)],
                     gateway.connectionOpened(client, of: routes.audience)
                 else { return channel.close() }
                 return channel.eventLoop.makeCompletedFuture {
-                    try serve(channel, gateway, context.value, routes, client)
+                    try serve(channel, gateway, context.value, routes, client, address)
                 }
             }
     }
 
     private static func serve(
-        _ channel: any Channel, _ gateway: Gateway, _ loop: LoopContext, _ routes: Routes, _ client: ClientID
+        _ channel: any Channel, _ gateway: Gateway, _ loop: LoopContext, _ routes: Routes, _ client: ClientID,
+        _ address: String?
     ) throws {
         let connection = HTTPConnection(
-            gateway: gateway, loop: loop, routes: routes, client: client,
-            address: channel.remoteAddress?.ipAddress ?? "unix")
+            gateway: gateway, loop: loop, routes: routes, client: client, address: address ?? "unix")
         try channel.pipeline.syncOperations.addHandlers([
             ByteMeter(connection),
             parser(),
@@ -108,9 +113,11 @@ package struct Listeners: Sendable {
 
     /// Serves a client on a channel that no listener accepted, such as one without a socket. Call on its event loop.
     package static func serve(_ channel: any Channel, by gateway: Gateway) throws {
-        let client = ClientID(channel.remoteAddress)
+        let address = channel.remoteAddress?.ipAddress
+        let client = ClientID(address)
         _ = gateway.connectionOpened(client, of: .clients)
-        try serve(channel, gateway, LoopContext(eventLoop: channel.eventLoop, gateway: gateway), Routes.client, client)
+        let loop = LoopContext(eventLoop: channel.eventLoop, gateway: gateway)
+        try serve(channel, gateway, loop, Routes.client, client, address)
     }
 
     private static func bind(
@@ -161,10 +168,10 @@ package struct Listeners: Sendable {
 }
 
 extension ClientID {
-    /// One for each address; all clients of a Unix socket are one.
-    init(_ address: SocketAddress?) {
+    /// One for each address; all clients of a Unix socket, which have none, are one.
+    init(_ address: String?) {
         var hasher = Hasher()
-        hasher.combine(address?.ipAddress ?? "")
+        hasher.combine(address ?? "")
         self.init(rawValue: UInt64(bitPattern: Int64(hasher.finalize())))
     }
 }

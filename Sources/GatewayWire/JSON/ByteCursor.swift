@@ -24,11 +24,8 @@ package struct ByteCursor {
         guard let start = bytes.baseAddress else { return }
         // Most are keys and short texts: two words that overlap, in place of a call.
         switch bytes.count {
-        case 8...16:
-            let last = bytes.count - 8
-            let (head, tail) = (bytes.word(at: 0), bytes.word(at: last))
-            UnsafeMutableRawPointer(next).storeBytes(of: head, as: UInt64.self)
-            UnsafeMutableRawPointer(next + last).storeBytes(of: tail, as: UInt64.self)
+        case 8...16: putEnds(of: bytes, as: UInt64.self)
+        case 4..<8: putEnds(of: bytes, as: UInt32.self)
         case 1..<4:
             for index in 0..<bytes.count { next[index] = bytes[index] }
         default: next.update(from: start, count: bytes.count)
@@ -36,6 +33,17 @@ package struct ByteCursor {
         next += bytes.count
     }
 
+    /// The first word and the last one, which together are all of it.
+    @inline(__always)
+    private func putEnds<Word: BitwiseCopyable>(of bytes: UnsafeBufferPointer<UInt8>, as: Word.Type) {
+        let last = bytes.count - MemoryLayout<Word>.size
+        let source = UnsafeRawPointer(bytes.baseAddress!)
+        let (head, tail) = (source.loadUnaligned(as: Word.self), (source + last).loadUnaligned(as: Word.self))
+        UnsafeMutableRawPointer(next).storeBytes(of: head, as: Word.self)
+        UnsafeMutableRawPointer(next + last).storeBytes(of: tail, as: Word.self)
+    }
+
+    @inline(__always)
     package mutating func put(_ text: StaticString) {
         put(UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
     }
