@@ -41,7 +41,8 @@ actor Exchange: EventLoopActor {
         requestID = head.requestID ?? loop.value.makeRequestID()
     }
 
-    /// The client leaving ends the exchange from here on.
+    /// The client leaving ends the exchange from here on. The work begins at once, and may be over when this returns: callers
+    /// do nothing more.
     private func start(_ work: @escaping @Sendable (isolated Exchange) async -> Void) {
         connection.value.attach(self)
         executor.runHere { Task(executorPreference: executor) { await work(self) } }

@@ -155,7 +155,7 @@ extension UnsafeBufferPointer<UInt8> {
         return escapes
     }
 
-    fileprivate func word(at index: Int) -> UInt64 {
+    private func word(at index: Int) -> UInt64 {
         UnsafeRawPointer(baseAddress! + index).loadUnaligned(as: UInt64.self)
     }
 }
