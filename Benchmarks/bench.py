@@ -145,15 +145,17 @@ def wrk(server, path, connections, duration, script):
     }
 
 
-def streams(server, path, count, body, tools):
+def streams(server, path, count, seconds, body, tools):
+    """Streams that start at once or, with seconds, begin one by one and are replaced as they end."""
+    kept_up = ["-d", str(seconds), "-r", str(count)] if seconds else []
     idle = server.memory_kib("VmRSS")
     before = server.cpu_seconds()
     output = subprocess.run(
-        [tools / "stream_cl", "-k", str(count), "-T", "60", "-b", body, f"http://127.0.0.1:{server.port}{path}"],
-        capture_output=True, text=True, check=False).stdout
+        [tools / "stream_cl", "-k", str(count), *kept_up, "-T", "60", "-b", body,
+         f"http://127.0.0.1:{server.port}{path}"], capture_output=True, text=True, check=False).stdout
     figures = {key: float(value) for key, value in re.findall(r"(\w+)=(-?[\d.]+)", output)}
     return {
-        "whole": figures["ok"] / count,
+        "whole": figures["ok"] / figures["streams"],
         "ttft_p50_ms": figures["ttft_p50"], "ttft_p99_ms": figures["ttft_p99"], "up_p99_ms": figures["up_p99"],
         "back_p99_ms": figures["back_p99"], "delay_p99_ms": figures["delay_p99"],
         "gap_p99_ms": figures["gap_p99"], "cpu_us": (server.cpu_seconds() - before) * 1e6 / figures["tokens"],
@@ -161,7 +163,7 @@ def streams(server, path, count, body, tools):
     }
 
 
-def stream_round(folder, binary, count, tokens, apart_ms, servers, number) -> dict:
+def stream_round(folder, binary, count, tokens, apart_ms, seconds, servers, number) -> dict:
     """Each path with servers that have just started."""
     paths = {}
 
@@ -178,7 +180,8 @@ def stream_round(folder, binary, count, tokens, apart_ms, servers, number) -> di
     add(Server("libcurl floor", fl, floor), "/api/chat", ask)
     add(gateway(folder, binary, gw, up), "/webllm/api/infer", '{"prompt":"x","stream":true}')
     figures = {
-        name: streams(server, path, count, body, folder) for name, (server, path, body) in turned(paths.items(), number)}
+        name: streams(server, path, count, seconds, body, folder)
+        for name, (server, path, body) in turned(paths.items(), number)}
     for server in servers:
         server.stop()
     servers.clear()
@@ -245,11 +248,14 @@ def main():
             for server in servers:
                 server.stop()
             servers.clear()
-            for count, tokens, apart_ms in ((100, 100, 20), (1000, 100, 20), (1000, 1, 20), (16, 5000, 0)):
-                everything[f"streams {count} of {tokens}"] = print_medians(
-                    f"{count} streams of {tokens} token{'s' * (tokens > 1)}, {apart_ms} ms apart",
-                    [stream_round(folder, arguments.gateway, count, tokens, apart_ms, servers, number)
-                     for number in range(3 * rounds)])
+            for count, tokens, apart_ms, seconds in (
+                    (100, 100, 20, 0), (1000, 100, 20, 0), (1000, 100, 20, 8), (1000, 1, 20, 0), (16, 5000, 0, 0)):
+                title = f"{count} streams of {tokens} token{'s' * (tokens > 1)}, {apart_ms} ms apart"
+                if seconds:
+                    title += f", kept up for {seconds} s"
+                everything[title] = print_medians(title, [
+                    stream_round(folder, arguments.gateway, count, tokens, apart_ms, seconds, servers, number)
+                    for number in range(3 * rounds)])
         finally:
             for server in servers:
                 server.stop()
