@@ -149,6 +149,20 @@ struct RoutingPolicyTests {
         #expect(choose(&table) == 1)
     }
 
+    /// Its list has the shortest name; requests may have any.
+    @Test(arguments: [
+        ("llama3:latest", "llama3", true), ("llama3:latest", "Llama3:LATEST", true), ("llama3", "library/llama3", true),
+        ("llama3:latest", "registry.ollama.ai/library/llama3", true), ("Me/A:7b", "me/a:7B", true),
+        ("llama3:8b", "llama3", false), ("me/llama3", "llama3", false), ("llama3", "other.ai/library/llama3", false),
+        ("", "llama3", false), ("latest", "llama3:latest", false),
+    ])
+    func anOllamasModelHasSeveralNames(_ listed: String, _ asked: String, _ isSame: Bool) {
+        var table = table(.priority) { upstreams, _ in for index in upstreams.indices { upstreams[index].model = asked }
+        }
+        table.setInstalled(UpstreamID(index: 0), [listed])
+        #expect((choose(&table) == 0) == isSame)
+    }
+
     @Test func aPinnedRequestTriesThatOneOnly() {
         var table = table(.priority)
         var request = request(1)

@@ -126,6 +126,16 @@ struct UpstreamTableTests {
         #expect(table.statuses(now: at(0))[0].trouble == nil)
     }
 
+    @Test func aLaterShorterRestDoesNotEndALongerOne() {
+        var table = table([4])
+        for rest in [60, 5] {
+            _ = table.select(request(1), now: at(0))
+            _ = settle(&table, 0, AttemptReport(.neutral, rest: .seconds(rest)), now: at(0))
+        }
+        #expect(table.statuses(now: at(59))[0].reason == "resting")
+        #expect(table.statuses(now: at(60))[0].isAvailable)
+    }
+
     @Test func anotherThatCouldAnswerIsKnown() {
         var table = table([4, 1], maxAttempts: 2)
         let first = UpstreamID(index: 0)

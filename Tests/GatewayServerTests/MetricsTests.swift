@@ -83,6 +83,29 @@ struct MetricsTests {
         await upstream.close()
     }
 
+    /// The chart, the figure beside it and the list below count the same; what the upstream does not count is estimated.
+    @Test func eachItemOfABatchIsARequestOfTheLastHour() async throws {
+        let upstream = try await FakeUpstream.start { connection in
+            while let request = try await connection.request() {
+                if request.body.contains("bad") {
+                    try await connection.reply("400 Bad Request", body: "{}")
+                } else {
+                    try await connection.reply(body: #"{"response":"one two three four"}"#)
+                }
+            }
+        }
+        try await RunningGateway.run([("u", .query, upstream.port)]) { (gateway: RunningGateway) async throws in
+            let body = #"{"prompts":["good","bad","bad",7]}"#
+            #expect(try await gateway.client.postJSON("/webllm/api/infer/batch", body).status == 200)
+            let steps = gateway.server.gateway.metrics.withSeries { $0.steps(.now) }
+            #expect(steps.map(\.requests).reduce(0, +) == 3 && steps.map(\.errors).reduce(0, +) == 2)
+            #expect(gateway.server.gateway.history.totals().totals.inferences == 3)
+            let tokens = steps.flatMap { $0.upstreams.values.map(\.tokens) }.reduce(0, +)
+            #expect(tokens == WebLLMText.estimatedTokens("one two three four"))
+        }
+        await upstream.close()
+    }
+
     @Test func labelsAreEscaped() {
         var writer = PrometheusWriter()
         writer.family("a", .gauge, "A.")

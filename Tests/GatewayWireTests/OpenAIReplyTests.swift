@@ -55,6 +55,12 @@ struct OpenAIReplyTests {
             ]),
         Reply("a reason, then half an event", [hi, stop, #"data: {"cho"#], [.content("hi"), .progress, finished]),
         Reply("a reason and no content", [stop], [.progress, .failed(.empty)]),
+        // As llama.cpp ends a stream in which it failed.
+        Reply("a field `error`", [hi, "error: {\"code\":500}\n\n", done], [.content("hi"), .failed(.errorObject)]),
+        Reply(
+            "a field `error` at the end", [hi, stop, "error: {}"], [.content("hi"), .progress, .failed(.errorObject)]),
+        Reply("an event `error`", [hi, "event: error\n", event("{}"), done], [.content("hi"), .failed(.errorObject)]),
+        Reply("an event of another name", [hi, "event: errors\nerror:\n", done], [.content("hi"), finished]),
         Reply("[DONE] without a line end", [hi, "data: [DONE]"], [.content("hi"), finished]),
         Reply("[DONE] without a blank line", [hi, "data: [DONE]\n"], [.content("hi"), finished]),
         Reply("[DONE] without a blank line, CR LF", [hi, "data: [DONE]\r\n"], [.content("hi"), finished]),

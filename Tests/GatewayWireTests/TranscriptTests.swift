@@ -83,17 +83,38 @@ struct TranscriptTests {
     func statusesAreClassified(_ file: String, _ status: Int, _ failure: AttemptFailure) throws {
         let body = try Self.body(file)
         let parser = JSONParser()
-        #expect(UpstreamErrorReader.classify(status: status, retryAfter: nil, body: body, parser: parser) == failure)
+        #expect(
+            UpstreamErrorReader.classify(
+                status: status, retryAfter: nil, body: body, now: Timestamp(microseconds: 0), parser: parser) == failure
+        )
     }
 
     @Test func busyAndTooManyAreTheirOwn() {
         let parser = JSONParser()
         let busy = Array(#"{"error":"server busy, please try again.  maximum pending requests exceeded"}"#.utf8)
-        #expect(UpstreamErrorReader.classify(status: 503, retryAfter: nil, body: busy, parser: parser) == .busy)
-        #expect(UpstreamErrorReader.classify(status: 503, retryAfter: nil, body: [], parser: parser) == .status(503))
         #expect(
-            UpstreamErrorReader.classify(status: 429, retryAfter: "7", body: [], parser: parser)
+            UpstreamErrorReader.classify(
+                status: 503, retryAfter: nil, body: busy, now: Timestamp(microseconds: 0), parser: parser) == .busy)
+        #expect(
+            UpstreamErrorReader.classify(
+                status: 503, retryAfter: nil, body: [], now: Timestamp(microseconds: 0), parser: parser) == .status(503)
+        )
+        #expect(
+            UpstreamErrorReader.classify(
+                status: 429, retryAfter: "7", body: [], now: Timestamp(microseconds: 0), parser: parser)
                 == .tooManyRequests(retryAfter: 7))
+    }
+
+    @Test(arguments: [
+        ("7", 7), ("99999999999999999999999", .max), ("Thu, 01 Jan 1970 00:01:30 GMT", 60),
+        ("Thu, 01 Jan 1970 00:00:10 GMT", 0), ("1.5", nil), ("-1", nil), ("", nil),
+        ("Thursday, 01-Jan-70 00:01:30 GMT", nil),
+    ])
+    func retryAfterIsANumberOrADate(_ text: String, _ seconds: Int?) {
+        let now = Timestamp(microseconds: 30_000_000)
+        #expect(
+            UpstreamErrorReader.classify(status: 429, retryAfter: text, body: [], now: now, parser: JSONParser())
+                == .tooManyRequests(retryAfter: seconds))
     }
 
     @Test func modelListsAreRead() throws {

@@ -115,11 +115,28 @@ struct UpstreamEntry: Sendable {
         if hasLoaded(model) != true { loaded = .models(models + [model]) }
     }
 
-    /// Ollama takes a name without a tag for its `latest`.
+    /// Whether two names are one model to Ollama: it takes a name without a tag for its `latest`, one without a host or
+    /// namespace for its own library's, and lists the shortest; upper and lower case are the same to it.
     private static func isSame(_ listed: String, _ asked: String) -> Bool {
-        listed == asked
-            || (listed.utf8.count == asked.utf8.count + 7 && listed.hasPrefix(asked) && listed.hasSuffix(":latest"))
+        if listed == asked { return true }
+        let (listed, asked) = (shortest(listed), shortest(asked))
+        return listed.count == asked.count && zip(listed, asked).allSatisfy { lowercase($0) == lowercase($1) }
     }
+
+    private static func shortest(_ name: String) -> Substring.UTF8View {
+        var rest = name.utf8[...]
+        for ours in ["registry.ollama.ai/", "library/"] where isSame(rest.prefix(ours.utf8.count), ours) {
+            rest = rest.dropFirst(ours.utf8.count)
+        }
+        let latest = ":latest"
+        return isSame(rest.suffix(latest.utf8.count), latest) ? rest.dropLast(latest.utf8.count) : rest
+    }
+
+    private static func isSame(_ part: Substring.UTF8View, _ lowercased: String) -> Bool {
+        part.elementsEqual(lowercased.utf8) { lowercase($0) == $1 }
+    }
+
+    private static func lowercase(_ byte: UInt8) -> UInt8 { (0x41...0x5A).contains(byte) ? byte | 0x20 : byte }
 
     /// For the policy `fastest`: half as much for each minute since it was measured, so that one that was slow is asked
     /// again some day.

@@ -115,7 +115,7 @@ package struct UpstreamTable: Sendable {
         // What was sent to another address under this name says nothing of the present one.
         guard report.breakerEra >= self[id].firstEra else { return (grants(now: now), nil) }
         self[id].note(report, now: now)
-        if let rest = report.rest { self[id].restsUntil = now + rest }
+        if let rest = report.rest { self[id].restsUntil = max(self[id].restsUntil ?? now, now + rest) }
         let configuration = self[id].configuration.breaker
         var transition: UpstreamTransition?
         switch report.verdict {

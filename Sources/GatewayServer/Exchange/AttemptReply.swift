@@ -75,6 +75,7 @@ final class AttemptReply {
             self.head = head
             status = head.status
             connectTime = update.connectTime
+            if status != 200, update.end == nil { generation.onEventLoop { $0.noteErrorStatus() } }
         }
         if !update.body.isEmpty {
             if status == 200 {
@@ -88,15 +89,23 @@ final class AttemptReply {
         guard let result = update.end else { return nil }
         connectTime = result.connectTime
         if let failure = result.failure {
-            return .init(outcome: AttemptOutcome(failure.reason), hasEnded: true, detail: failure.detail)
+            // A transfer that somebody of ours ended has failed by that; else a status counts for more than how it broke off.
+            let outcome = AttemptOutcome(failure.reason)
+            if case .failed = outcome, let statusFailure {
+                return .init(outcome: .failed(statusFailure), hasEnded: true, detail: failure.detail)
+            }
+            return .init(outcome: outcome, hasEnded: true, detail: failure.detail)
         }
-        guard status == 200 else {
-            let failure = UpstreamErrorReader.classify(
-                status: status, retryAfter: head?.retryAfter, body: errorBody, parser: parser)
-            return .init(outcome: .failed(failure), hasEnded: true)
-        }
+        if let statusFailure { return .init(outcome: .failed(statusFailure), hasEnded: true) }
         decoder.end(parser: parser, into: &events)
         return handleEvents() ?? .init(outcome: .failed(.reply(.truncated)), hasEnded: true)
+    }
+
+    /// What the status means, with as much of the body as has come; nil where it is 200 or has not come.
+    var statusFailure: AttemptFailure? {
+        guard let head, head.status != 200 else { return nil }
+        return UpstreamErrorReader.classify(
+            status: head.status, retryAfter: head.retryAfter, body: errorBody, now: .now, parser: parser)
     }
 
     /// - Returns: the attempt's end, where an event was one.

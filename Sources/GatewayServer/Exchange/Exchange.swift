@@ -201,6 +201,7 @@ actor Exchange: EventLoopActor {
     }
 
     private func keep(_ report: InferReport, _ record: AccessRecord) {
+        gateway.metrics.generation(report.outcome)
         gateway.history.record(
             StoredRequest(report, record, isStream: stream != nil, policy: settings.routing.policy))
     }

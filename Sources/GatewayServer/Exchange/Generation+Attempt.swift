@@ -34,6 +34,8 @@ extension Generation {
         var hasEnded: Bool
         /// The failure of a load that others waited for too: it counts once.
         var isShared = false
+        /// Whether the upstream may have worked on the answer; waiting for a load is no such work.
+        var wasSent = true
         /// libcurl's words for a failure, where it has some.
         var detail: String?
     }

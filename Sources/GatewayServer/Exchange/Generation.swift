@@ -29,6 +29,7 @@ actor Generation: EventLoopActor {
     /// How many of the reply's pieces the time series has.
     private var countedPieces = 0
 
+    private static let errorBodyPatience: Duration = .seconds(1)
     private let totalDeadline: MonotonicTime
     private var queueDeadline: MonotonicTime?
     private var backoffEnd: MonotonicTime?
@@ -232,7 +233,10 @@ actor Generation: EventLoopActor {
             firstTokenDeadline = nil
         }
         if let model, gateway.isCold(choice.upstream, model: model) {
-            if let ended = await waitForLoad(model, endpoint, choice, request) { return ended }
+            if var ended = await waitForLoad(model, endpoint, choice, request) {
+                ended.wasSent = false
+                return ended
+            }
         }
         let timeouts = endpoint.configuration.timeouts
         let reply = send(to: endpoint, model: model)
@@ -321,6 +325,9 @@ actor Generation: EventLoopActor {
             case .timer(.firstToken) where reply.isOver, .timer(.idle) where reply.isOver:
                 continue  // the attempt's end came meanwhile
             case .timer(.firstToken):
+                if let failure = reply.statusFailure {
+                    return AttemptEnd(outcome: .failed(failure), hasEnded: false, detail: "its body did not end")
+                }
                 if mayExtend, let upstream, gateway.isCold(upstream, model: model),
                     !gateway.isLoadedElsewhere(request, than: upstream)
                 {
@@ -341,6 +348,11 @@ actor Generation: EventLoopActor {
 
     /// The reply's last word.
     func attemptEnded(_ end: AttemptEnd) { post(.attemptEnded(end)) }
+
+    /// A status says most of what there is to know: its body may add to it, but is not waited for long.
+    func noteErrorStatus() {
+        firstTokenDeadline = min(firstTokenDeadline ?? .now, .now + Self.errorBodyPatience)
+    }
 
     func noteFirstToken() {
         firstTokenDeadline = nil
@@ -368,6 +380,7 @@ actor Generation: EventLoopActor {
             decision = FallbackPolicy.decide(
                 failure, kind: upstream.kind, idempotent: upstream.idempotent, committed: isCommitted)
             if decision.countsAgainst, !ended.isShared { report.verdict = .failure }
+            if !ended.wasSent { decision.isCostly = false }
             report.rest = decision.rest
             report.failure = failure
             if case .reply(.lineTooLong) = failure { gateway.limits.note(.reply) }
@@ -376,8 +389,10 @@ actor Generation: EventLoopActor {
                 timer: failure == .firstTokenTimer ? firstTokenPatience : upstream.timeouts.duration(of: failure),
                 decision)
         }
+        var tokens = ended.usage.completionTokens
+        if tokens == nil, case .success = ended.outcome { tokens = WebLLMText.estimatedTokens(text) }
         gateway.metrics.attempt(
-            trace.upstream ?? "", ended.outcome, trace, ended.usage, countedTokens: countedPieces)
+            trace.upstream ?? "", ended.outcome, trace, ended.usage, tokens: tokens, countedTokens: countedPieces)
         countedPieces = reply?.pieces ?? 0
         trace.end(ended.outcome)
         if !isStillConfigured(choice.upstream) {

@@ -89,9 +89,14 @@ struct GenerationTrace: Sendable {
     var tokensPerSecond: Double?
 
     func rate(_ tokens: Int?) -> Double? {
-        guard let tokens, tokens > 1, let firstTokenTime else { return nil }
-        let seconds = Double((MonotonicTime.now - attemptStart - firstTokenTime).nanoseconds) / 1e9
-        return seconds > 0 ? Double(tokens - 1) / seconds : nil
+        guard let tokens, let firstTokenTime else { return nil }
+        return Self.rate(tokens, in: MonotonicTime.now - attemptStart - firstTokenTime)
+    }
+
+    /// Tokens a second after the first one; nil where they came too fast to tell, as in one piece.
+    static func rate(_ tokens: Int, in time: Duration) -> Double? {
+        guard tokens > 1, time >= .milliseconds(50) else { return nil }
+        return Double(tokens - 1) / (time.milliseconds / 1000)
     }
 
     /// `b:probed_down`.

@@ -52,7 +52,7 @@ struct InferReport: Sendable {
             outcome = .drained
             fault = Fault(status: 503, message: "The gateway is stopping", retryAfter: 1)
         }
-        if outcome == .cutOff || outcome == .cancelled || outcome == .clientLeft {
+        if outcome == .cutOff || outcome == .cancelled || outcome == .clientLeft || outcome == .drained {
             reply.tokensGenerated = WebLLMText.estimatedTokens(text)
         }
     }

@@ -107,7 +107,7 @@ final class ModelLoader: Sendable {
         }
         guard reply.status != 200 else { return nil }
         return UpstreamErrorReader.classify(
-            status: reply.status, retryAfter: reply.retryAfter, body: reply.body, parser: parser)
+            status: reply.status, retryAfter: reply.retryAfter, body: reply.body, now: .now, parser: parser)
     }
 
     private func finished(

@@ -15,9 +15,6 @@ struct AccessRecord: Sendable {
     var trace = GenerationTrace()
     var tokens = 0
 
-    /// Whether a model was to be asked.
-    var isGeneration: Bool { route == "infer" || route == "batch" }
-
     func write(_ line: inout LogLine) {
         line.field("request_id", requestID)
         line.field("client", client)

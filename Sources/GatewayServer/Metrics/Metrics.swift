@@ -51,9 +51,6 @@ final class Metrics: Sendable {
 
     @inline(never)  // Benchmarks/recording.py measures it
     func request(_ record: AccessRecord) {
-        if record.isGeneration {
-            series.withLock { $0.request(isError: record.outcome.isFailure, now: .now) }
-        }
         let key = RequestKey(route: record.route, outcome: record.outcome, upstream: record.trace.upstream ?? "")
         state.withLock { state in
             state.requests[key, default: 0] += 1
@@ -61,16 +58,23 @@ final class Metrics: Sendable {
         }
     }
 
-    /// - Parameter countedTokens: how many of its tokens the time series has already.
+    /// A request, or an item of a batch, whose generation has ended: what the history has a row of.
+    func generation(_ outcome: RequestOutcome) {
+        series.withLock { $0.request(isError: outcome.isFailure, now: .now) }
+    }
+
+    /// - Parameters:
+    ///   - tokens: of the answer, estimated where the upstream does not count; nil where there is none.
+    ///   - countedTokens: how many of these the time series has already.
     @inline(never)  // Benchmarks/recording.py measures it
     func attempt(
         _ upstream: String, _ outcome: AttemptOutcome, _ trace: GenerationTrace, _ usage: TokenUsage,
-        countedTokens: Int
+        tokens: Int?, countedTokens: Int
     ) {
         series.withLock { series in
             let now = MonotonicTime.now
             series.attempt(upstream, firstToken: trace.firstTokenTime, now: now)
-            if let tokens = usage.completionTokens, tokens > countedTokens {
+            if let tokens, tokens > countedTokens {
                 series.tokens(tokens - countedTokens, upstream, now: now)
             }
         }

@@ -1,4 +1,7 @@
-/// Reads the `data` of server-sent events (WHATWG HTML section 9.2.6); names, ids and comments are dropped.
+import Glibc
+
+/// Reads the `data` of server-sent events (WHATWG HTML section 9.2.6), and whether an event is an error: llama.cpp sends
+/// one as a field of that name in place of `data`, and then `[DONE]`; others name the event so. Ids and comments are dropped.
 struct SSEReader {
     private var lines: LineReader
     private var event = Event()
@@ -8,6 +11,7 @@ struct SSEReader {
     private struct Event {
         var data: [UInt8] = []
         var hasData = false
+        var isError = false
         /// Of this event or one before it.
         var hasLine = false
 
@@ -19,7 +23,10 @@ struct SSEReader {
                 line = UnsafeRawBufferPointer(rebasing: line.dropFirst(3))
             }
             hasLine = true
-            guard let value = SSEReader.dataValue(line) else { return true }
+            guard let value = SSEReader.value(of: "data", in: line) else {
+                if SSEReader.saysError(line) { isError = true }
+                return true
+            }
             guard data.count + value.count < maxEvent else { return false }
             if hasData { data.append(0x0A) }
             data.append(contentsOf: value)
@@ -30,6 +37,7 @@ struct SSEReader {
         mutating func clear() {
             data.removeAll(keepingCapacity: true)
             hasData = false
+            isError = false
         }
     }
 
@@ -39,9 +47,9 @@ struct SSEReader {
         self.maxEvent = maxEvent
     }
 
-    /// Calls `body` with the data of each whole event, until it answers false.
+    /// Calls `body` with the data of each whole event, nil where the event is an error, until it answers false.
     /// - Returns: false where a line or an event is longer than allowed.
-    mutating func feed(_ bytes: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) -> Bool) -> Bool {
+    mutating func feed(_ bytes: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> Bool) -> Bool {
         var fits = true
         // Moved out and back, so that the closure below may change it without a copy.
         var event = Event()
@@ -53,29 +61,39 @@ struct SSEReader {
                 fits = event.take(line, maxEvent: maxEvent)
                 return fits
             }
-            guard event.hasData else { return true }
-            let goesOn = event.data.withUnsafeBytes(body)
-            event.clear()
-            return goesOn
+            defer { event.clear() }
+            if event.isError { return body(nil) }
+            return event.hasData ? event.data.withUnsafeBytes(body) : true
         }
         return fits && linesFit
     }
 
-    /// The data of an event that lacks its blank line, or its last line's end, where the bytes ended; nil where there
-    /// is none.
-    mutating func finish() -> [UInt8]? {
-        if let line = lines.finish() {
-            guard line.withUnsafeBytes({ event.take($0, maxEvent: maxEvent) }) else { return nil }
-        }
-        return event.hasData ? event.data : nil
+    /// What had come of an event that lacks its blank line, or its last line's end, where the bytes ended.
+    enum Rest: Equatable {
+        case nothing, error
+        case data([UInt8])
     }
 
-    /// The value of a `data` field; nil for a comment or any other field.
-    private static func dataValue(_ line: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer? {
-        guard line.starts(with: "data".utf8) else { return nil }
-        if line.count == 4 { return UnsafeRawBufferPointer(rebasing: line[4...]) }
-        guard line[4] == UInt8(ascii: ":") else { return nil }
-        let start = line.count > 5 && line[5] == 0x20 ? 6 : 5
+    mutating func finish() -> Rest {
+        if let line = lines.finish() {
+            guard line.withUnsafeBytes({ event.take($0, maxEvent: maxEvent) }) else { return .nothing }
+        }
+        return event.isError ? .error : event.hasData ? .data(event.data) : .nothing
+    }
+
+    /// A field `error` that is not empty, or the event's name.
+    private static func saysError(_ line: UnsafeRawBufferPointer) -> Bool {
+        if let value = value(of: "error", in: line) { return !value.isEmpty }
+        return value(of: "event", in: line)?.elementsEqual("error".utf8) == true
+    }
+
+    /// The value of a line of that field; nil for any other field, or a comment.
+    private static func value(of field: StaticString, in line: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer? {
+        let count = field.utf8CodeUnitCount
+        guard line.count >= count, memcmp(line.baseAddress!, field.utf8Start, count) == 0 else { return nil }
+        if line.count == count { return UnsafeRawBufferPointer(rebasing: line[count...]) }
+        guard line[count] == UInt8(ascii: ":") else { return nil }
+        let start = line.count > count + 1 && line[count + 1] == 0x20 ? count + 2 : count + 1
         return UnsafeRawBufferPointer(rebasing: line[start...])
     }
 }

@@ -37,7 +37,11 @@ struct OpenAIReplyDecoder {
             return
         }
         var state = state
-        let fits = events.feed(bytes) { data in Self.read(data, parser, &state, &output) }
+        let fits = events.feed(bytes) { data in
+            if let data { return Self.read(data, parser, &state, &output) }
+            output.append(.failed(.errorObject))
+            return false
+        }
         self.state = state
         if !fits { output.append(.failed(.lineTooLong)) }
     }
@@ -50,8 +54,12 @@ struct OpenAIReplyDecoder {
             return
         }
         // Some servers end with `[DONE]` and no line end, which makes it no event.
-        let endsInDone = events.finish()?.withUnsafeBytes { rest in Self.trimmed(rest).map { Self.isDone($0) } }
-        if state.hasFinishReason || endsInDone == true { output.append(state.end) }
+        switch events.finish() {
+        case .error: output.append(.failed(.errorObject))
+        case .data(let rest) where rest.withUnsafeBytes({ Self.trimmed($0).map(Self.isDone) }) == true:
+            output.append(state.end)
+        case .data, .nothing: if state.hasFinishReason { output.append(state.end) }
+        }
     }
 
     /// - Returns: whether more may follow.

@@ -57,9 +57,20 @@ package struct Timestamp: Sendable, Equatable {
         let ofDay = Int(seconds % 86_400)
         func two(_ number: Int) -> String { number < 10 ? "0\(number)" : "\(number)" }
         let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][Int(days % 7)]
-        let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-        return "\(weekday), \(two(day)) \(months[month - 1]) \(year) "
+        return "\(weekday), \(two(day)) \(Self.months[month - 1]) \(year) "
             + "\(two(ofDay / 3600)):\(two(ofDay / 60 % 60)):\(two(ofDay % 60)) GMT"
+    }
+
+    private static let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+    /// Reads an IMF-fixdate; nil for anything else, the two obsolete forms included. The day of the week is not checked.
+    package init?(httpDate text: String) {
+        let words = text.split(separator: " ")
+        guard words.count == 6, words[0].hasSuffix(","), words[5] == "GMT",
+            let month = Self.months.firstIndex(of: String(words[2])), words[1].utf8.count == 2
+        else { return nil }
+        let number = month < 9 ? "0\(month + 1)" : "\(month + 1)"
+        self.init("\(words[3])-\(number)-\(words[1])T\(words[4])")
     }
 
     /// Days since 1970-01-01 to a date of the Gregorian calendar, counted in eras of 400 years that start in March.
