@@ -56,6 +56,33 @@ struct PipelineTests {
         await upstream.close()
     }
 
+    /// One request is not many, in however many chunks its body comes.
+    @Test func aBodyOfManyChunksBehindASlowRequestIsTaken() async throws {
+        let gate = Gate()
+        let upstream = try await FakeUpstream.start(
+            Scripts.ollama { connection, request in
+                await gate.wait()
+                try await Scripts.answer(connection, request.body.contains("yy") ? #""second""# : #""first""#)
+            })
+        try await RunningGateway.run([("u", .ollama, upstream.port)]) {
+            $0.server.threads = 1
+        } _: { gateway in
+            let body = #"{"prompt":""# + String(repeating: "y", count: 600) + #""}"#
+            let chunks = body.map { "1\r\n\($0)\r\n" }.joined() + "0\r\n\r\n"
+            let head = RawClient.text(
+                "POST", "/webllm/api/infer",
+                headers: [("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")])
+            let replies = try await gateway.client.connect { connection in
+                try await connection.send(Self.infer + head + chunks)
+                try await Self.pass(gateway)
+                gate.open()
+                return [try await connection.reply(), try await connection.reply()]
+            }
+            #expect(replies.map(\.status) == [200, 200] && replies[1].has("second"), "\(replies)")
+        }
+        await upstream.close()
+    }
+
     /// What is wrong is answered in its turn.
     @Test func aFaultBehindValidRequestsLeavesThemTheirAnswers() async throws {
         let upstream = try await FakeUpstream.start(

@@ -343,6 +343,7 @@ struct StreamingTests {
     @Test(arguments: [
         ("Origin: https://app.test", 403), ("Origin: https://app.test\r\nSec-Fetch-Site: same-site", 403),
         ("Origin: https://app.test\r\nSec-Fetch-Site: same-origin", 200), ("Origin: http://a", 200), ("X: y", 200),
+        ("Sec-Fetch-Site: cross-site", 403), ("Sec-Fetch-Site: none", 200),
     ])
     func aPageOfAnotherSiteClearsNoHistory(_ fields: String, _ status: Int) async throws {
         try await RunningGateway.run([]) { gateway in

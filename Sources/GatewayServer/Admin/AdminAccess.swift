@@ -58,7 +58,7 @@ extension RequestHead {
     /// Whether it comes from a page of exactly this listener, or from no page: another port of this machine is another
     /// site.
     var isFromOwnOrigin: Bool {
-        guard let origin = origin?.lowercased() else { return true }
+        guard let origin = origin?.lowercased() else { return !isOtherSiteFetch }
         return origin == "http://\(host.lowercased())" || origin == "https://\(host.lowercased())"
     }
 }

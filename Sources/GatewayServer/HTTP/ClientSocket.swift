@@ -20,6 +20,14 @@ struct ClientSocket {
         try? core.withUnsafeTransport { $0 as? NIOBSDSocket.Handle }
     }
 
+    /// Bytes that were sent and that the client's system has not acknowledged, those not yet on their way included.
+    var unacknowledged: Int {
+        guard let descriptor, channel.isActive else { return 0 }
+        var bytes: Int32 = 0
+        let outQueue = UInt(TIOCOUTQ)  // SIOCOUTQ of tcp(7) and unix(7)
+        return ioctl(descriptor, outQueue, &bytes) == 0 ? Int(bytes) : 0
+    }
+
     /// - Returns: how many of the bytes the socket took. What keeps it from more (it is full, or broken) shows when the
     ///   channel writes the rest.
     func send(_ bytes: ByteBuffer) -> Int {

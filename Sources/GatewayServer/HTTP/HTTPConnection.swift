@@ -22,6 +22,21 @@ final class HTTPConnection: ChannelInboundHandler {
         case closed
     }
 
+    /// After the last reply, while its client may still read it.
+    private struct Lingering {
+        let since: MonotonicTime
+        var lastInput: MonotonicTime
+        /// When the system had yet to have that many bytes acknowledged.
+        var lastProgress: MonotonicTime
+        var unacknowledged = Int.max
+
+        init(since now: MonotonicTime) {
+            since = now
+            lastInput = now
+            lastProgress = now
+        }
+    }
+
     private let gateway: Gateway
     private let loop: LoopContext
     private let routes: Routes
@@ -38,6 +53,10 @@ final class HTTPConnection: ChannelInboundHandler {
     /// Writes that the channel keeps until the socket takes them. While there are any, all others go behind them.
     private var unsentWrites = 0
     private var state: State = .idle
+    private var lingering: Lingering?
+    /// Without input, when the client has all.
+    private static let lingerQuiet: Duration = .milliseconds(500)
+    private static let lingerMost: Duration = .seconds(30)
     private var exchange: Exchange?
     /// In place of an exchange, where an operator's dashboard listens.
     private var feed: DashboardFeed?
@@ -119,13 +138,24 @@ final class HTTPConnection: ChannelInboundHandler {
         switch state {
         case .replying, .answered:
             guard pendingRefusal == nil else { return }
-            pipelined.append(part)
+            keep(part)
             if pipelined.count > Self.maxPipelinedParts {
                 refuse(RequestRefusal(429, "Too many requests were sent ahead of their answers; send fewer at once"))
             }
         case .closed: break
         case .idle, .receiving: receive(part)
         }
+    }
+
+    /// A body in many small chunks is one part: those are bounded by their bytes.
+    private func keep(_ part: HTTPServerRequestPart) {
+        guard case .body(let bytes) = part, case .body(var body)? = pipelined.last else {
+            pipelined.append(part)
+            return
+        }
+        pipelined.removeLast()  // so that it grows in place
+        body.writeImmutableBuffer(bytes)
+        pipelined.append(.body(body))
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
@@ -146,6 +176,7 @@ final class HTTPConnection: ChannelInboundHandler {
     /// Called by ``ByteMeter`` with each piece the socket gave, before the parser sees it.
     func noteRawBytes(_ piece: ByteBuffer) {
         rawBytes += piece.readableBytes
+        lingering?.lastInput = .now
         guard isBetweenRequests, !hasPartialHead else { return }
         if isBetweenLines(piece) { return }
         hasPartialHead = true
@@ -190,8 +221,14 @@ final class HTTPConnection: ChannelInboundHandler {
         snapshot = gateway.snapshot
         phaseStart = .now
         lastBodyByte = phaseStart
+        let request: Shared<RequestHead>
         do throws(RequestRefusal) {
-            let request = Shared(try RequestHead(head, maxHead: limits.maxHead))
+            request = Shared(try RequestHead(head, maxHead: limits.maxHead))
+        } catch {
+            refuse(error, Shared(RequestHead(refused: head)), method: head.method.rawValue, route: "none")
+            return
+        }
+        do throws(RequestRefusal) {
             let verdict = routes.judge(request, snapshot)
             state = .receiving(request, verdict, body: ByteBuffer())
             if let length = request.contentLength, length > limits.maxBody { throw .bodyTooLarge(limits.maxBody) }
@@ -397,16 +434,32 @@ final class HTTPConnection: ChannelInboundHandler {
         }
     }
 
-    /// Half-closes when the reply is on its way, and gives the client a moment to read it: closing with unread input would
-    /// reset it. A client that does not take the reply is for ``checkStall(_:)``.
+    /// Half-closes when the reply is on its way, and reads on until its client has it: closing with unread input, or input
+    /// that comes later, would reset the connection and with it what the client has yet to read (RFC 9112 section 9.6).
     private func lingeringClose() {
         guard let context, let channel else { return }
+        resumeReading()
         let isSent = context.eventLoop.makePromise(of: Void.self)
-        isSent.futureResult.assumeIsolated().whenComplete { _ in
-            channel.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(500)) { channel.close(promise: nil) }
-        }
+        isSent.futureResult.assumeIsolated().whenComplete { _ in self.lingering = Lingering(since: .now) }
         context.flush()
         channel.close(mode: .output, promise: isSent)
+    }
+
+    /// Closes where the client has all and is silent, or takes nothing, or sends for too long. Its own close comes sooner,
+    /// as a rule.
+    private func checkLingering(_ now: MonotonicTime) {
+        guard var lingering, let socket else { return }
+        let unacknowledged = socket.unacknowledged
+        if unacknowledged < lingering.unacknowledged {
+            lingering.unacknowledged = unacknowledged
+            lingering.lastProgress = now
+        }
+        self.lingering = lingering
+        let isOver =
+            unacknowledged > 0
+            ? now - lingering.lastProgress >= limits.clientStallTimeout
+            : now - lingering.lastInput >= Self.lingerQuiet || now - lingering.since >= Self.lingerMost
+        if isOver { context?.close(promise: nil) }
     }
 
     /// The connection is gone, or must go now: whatever runs for it is stopped.
@@ -478,7 +531,8 @@ final class HTTPConnection: ChannelInboundHandler {
                 lastSent = now
                 exchange?.onEventLoop { $0.heartbeat() }
             }
-        case .answered, .closed: checkStall(now)
+        case .answered: checkStall(now)
+        case .closed: if lingering == nil { checkStall(now) } else { checkLingering(now) }
         }
     }
 

@@ -30,7 +30,7 @@ extension StringProtocol {
             guard parts[0] == name else { continue }
             guard parts.count > 1 else { return "" }
             if let value = parts[1].percentDecoded(plusIsSpace: true) { return value }
-            throw RequestRefusal(400, "\(name) holds an invalid percent-encoding")
+            throw RequestRefusal(400, "\(name) holds an invalid percent-encoding, or a NUL")
         }
         return nil
     }

@@ -26,6 +26,8 @@ struct RequestHead: Sendable {
     var origin: String?
     /// A browser's word that its page is of this very origin, also where a proxy in between has put another Host.
     var isSameOriginFetch = false
+    /// Its word that another site's page sends it.
+    var isOtherSiteFetch = false
     var authorization: String?
 
     var hasBody: Bool { isChunked || (contentLength ?? 0) > 0 }
@@ -37,6 +39,13 @@ struct RequestHead: Sendable {
         method = .GET
         path = "/"
         keepAlive = false
+    }
+
+    /// Stands for one that was read, and that is not accepted.
+    init(refused head: HTTPRequestHead) {
+        self.init()
+        method = head.method
+        requestID = head.headers["x-request-id"].last(where: \.isRequestID)
     }
 }
 
@@ -83,6 +92,9 @@ private struct FieldScan {
     var transferEncodings = 0
     var upgrade = false
     var connectionUpgrade = false
+    /// How much the client wants either form of a stream, 0...1.
+    var ndjson = 0.0
+    var events = 0.0
 
     mutating func read(name: String, value: String, into head: inout RequestHead) throws(RequestRefusal) {
         guard !name.withBytes({ $0.contains(UInt8(ascii: "_")) }) else {
@@ -94,7 +106,8 @@ private struct FieldScan {
             guard value.isValidHost else { throw RequestRefusal(400, "Invalid Host header") }
             head.host = value
         case 6 where name.isCaselessEqual("accept"):
-            if value.containsCaseless("application/x-ndjson") { head.acceptsNDJSON = true }
+            ndjson = max(ndjson, value.quality(of: "application/x-ndjson"))
+            events = max(events, value.quality(of: "text/event-stream"))
         case 6 where name.isCaselessEqual("expect"):
             guard value.isCaselessEqual("100-continue") else {
                 throw RequestRefusal(417, "Only Expect: 100-continue is supported")
@@ -104,6 +117,7 @@ private struct FieldScan {
             head.origin = value
         case 14 where name.isCaselessEqual("sec-fetch-site"):
             head.isSameOriginFetch = value == "same-origin"
+            head.isOtherSiteFetch = value != "same-origin" && value != "none"
         case 13 where name.isCaselessEqual("authorization"):
             // Others go through a lossy conversion: two that differ could compare equal.
             guard value.utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F }) else {
@@ -146,6 +160,7 @@ private struct FieldScan {
         guard !(head.isChunked && head.contentLength != nil) else {
             throw RequestRefusal(400, "Content-Length and Transfer-Encoding exclude each other")
         }
+        head.acceptsNDJSON = ndjson > 0 && ndjson >= events
         // An upgrade is never taken, and the request is answered; but the parser reads nothing behind it.
         if head.method == .CONNECT || (upgrade && connectionUpgrade) { head.keepAlive = false }
     }
@@ -161,6 +176,17 @@ extension String {
         let hay = utf8.map { $0 | ($0 >= 0x41 && $0 <= 0x5A ? 0x20 : 0) }
         guard hay.count >= needle.count else { return false }
         return (0...(hay.count - needle.count)).contains { hay[$0..<($0 + needle.count)].elementsEqual(needle) }
+    }
+
+    /// How much an Accept header wants a media type that it names (RFC 9110 section 12.5.1), 0...1.
+    fileprivate func quality(of type: String) -> Double {
+        guard containsCaseless(type) else { return 0 }
+        return split(separator: ",").map { range in
+            let parts = range.split(separator: ";").map { $0.lowercased().filter { $0 != " " && $0 != "\t" } }
+            guard parts.first == type else { return 0 }
+            let weight = parts.dropFirst().last { $0.hasPrefix("q=") }
+            return weight.map { Double($0.dropFirst(2)) ?? 0 } ?? 1
+        }.max() ?? 0
     }
 
     /// `application/json; charset=utf-8` is `application/json`.
@@ -185,7 +211,7 @@ extension String {
     }
 
     /// 1 to 128 of `[A-Za-z0-9._-]`: safe in headers and in logs.
-    fileprivate var isRequestID: Bool {
+    var isRequestID: Bool {
         (1...128).contains(utf8.count)
             && utf8.allSatisfy { byte in
                 switch byte {

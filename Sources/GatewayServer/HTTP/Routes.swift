@@ -124,7 +124,7 @@ struct Routes: Sendable {
             return .answered(reply, route: "options")
         }
         guard let path = String(request.path).percentDecodedPath else {
-            return .answered(.error(400, "The path holds an invalid percent-encoding"), route: "none")
+            return .answered(.error(400, "The path holds an invalid percent-encoding, or a NUL"), route: "none")
         }
         let (matches, rest) = find(path)
         guard !matches.isEmpty else { return .answered(.error(404, "Not found"), route: "none") }
