@@ -290,6 +290,61 @@ private func finished(
         #expect(history.store.status.state == .ok && history.store.status.dropped == 0)
     }
 
+    /// What is to be deleted is shown to nobody, also while it cannot be deleted yet.
+    @Test func whatAClearHasYetToDeleteIsNotRead() async throws {
+        let history = try TestHistory()
+        history.store.record(finished("secret"))
+        _ = try await history.requests()
+        var unsafe = Configuration()
+        unsafe.allowsUnsafeTransactions = true
+        let other = try DatabaseQueue(path: history.path, configuration: unsafe)
+        try other.inDatabase { db in try db.execute(sql: "BEGIN IMMEDIATE") }
+        history.store.clear()
+        await #expect(throws: GatewayError.self) { try await history.requests() }
+        try other.inDatabase { db in try db.execute(sql: "ROLLBACK") }
+        #expect(try await history.requests().isEmpty)
+    }
+
+    @Test func anotherProgramsDatabaseIsLeftAsItIs() throws {
+        let history = try TestHistory()
+        history.store.close()
+        for suffix in ["", "-wal", "-shm"] { try? FileManager.default.removeItem(atPath: history.path + suffix) }
+        let theirs = try DatabaseQueue(path: history.path)
+        try theirs.write { db in try db.execute(sql: "CREATE TABLE users (name TEXT)") }
+        try theirs.close()
+        let before = try Data(contentsOf: URL(fileURLWithPath: history.path))
+        try history.reopen()
+        history.store.record(finished("x"))
+        #expect(history.store.status.reason == "it is another program's database, and left as it is")
+        history.store.close()
+        #expect(try Data(contentsOf: URL(fileURLWithPath: history.path)) == before)
+    }
+
+    @Test func theNewestAreBoundedInBytesAndInTime() throws {
+        var recent = RecentRequests()
+        let long = String(repeating: "x", count: RecentRequests.maxBytes / 3)
+        for id in 1...5 {
+            var request = finished(long)
+            request.id = Int64(id)
+            recent.append(Shared(request), atMost: 100)
+        }
+        #expect(recent.entries.map(\.id) == [3, 4, 5])
+        var huge = finished(long + long + long + long)
+        huge.id = 6
+        recent.append(Shared(huge), atMost: 100)
+        #expect(recent.entries.map(\.id) == [6], "the newest is always there")
+        for id in 7...207 {
+            var request = finished("x")
+            request.id = Int64(id)
+            recent.append(Shared(request), atMost: 100)
+        }
+        #expect(recent.entries.count == 100, "more than twice as many")
+        recent.remove(olderThan: 200, keeping: 100)
+        #expect(recent.entries.map(\.id) == Array(200...207))
+        recent.remove(olderThan: 0, keeping: 3)
+        #expect(recent.entries.map(\.id) == [205, 206, 207])
+    }
+
     @Test func tooManyAndTooOldRowsAreSwept() async throws {
         let history = try TestHistory()
         for index in 0..<50 { history.store.record(finished("t\(index)")) }

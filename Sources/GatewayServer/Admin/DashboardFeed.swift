@@ -100,13 +100,14 @@ final class DashboardFeed {
         let names = snapshot.configuration.upstreams.map(\.name)
         let (steps, step) = gateway.metrics.withSeries { ($0.steps(.now), $0.stepNumber(.now)) }
         lastStep = step
-        let (recent, finished) = gateway.history.recent(afterFirst: nil, limit: Self.firstRecent)
+        let (recent, finished, clears) = gateway.history.recent(afterFirst: nil, limit: Self.firstRecent)
         let event = event("start") { writer in
             writeState(snapshot, requests, total, &writer)
             writer.key("series")
             writer.beginObject()
             writer.series(steps, names)
             writer.endObject()
+            writer.field("clears", clears)
             writeRecent(recent, finished, &writer)
         }
         connection?.startStream(head, first: event)
@@ -116,10 +117,11 @@ final class DashboardFeed {
         let snapshot = gateway.snapshot
         let names = snapshot.configuration.upstreams.map(\.name)
         let (steps, step) = gateway.metrics.withSeries { ($0.steps(.now), $0.stepNumber(.now)) }
-        let (recent, finished) = gateway.history.recent(afterFirst: lastFinished, limit: Self.recentShown)
+        let (recent, finished, clears) = gateway.history.recent(afterFirst: lastFinished, limit: Self.recentShown)
         let event = event("tick") { writer in
             writeState(snapshot, requests, total, &writer)
             writer.field("finished", finished - lastFinished)
+            writer.field("clears", clears)
             writeRecent(recent, finished, &writer)
             // The last one that was sent was not over then.
             writer.key("points")

@@ -22,11 +22,13 @@ final class HistoryDatabase: Sendable {
         /// It is left as it is.
         case newerSchema
         case notAFile
+        case foreign
 
         var description: String {
             switch self {
             case .newerSchema: "a newer version of the gateway made it"
             case .notAFile: "it is not a regular file"
+            case .foreign: "it is another program's database, and left as it is"
             }
         }
     }
@@ -52,7 +54,7 @@ final class HistoryDatabase: Sendable {
         }
         if let path {
             if FileIdentity(path)?.isRegular == false { throw Fault.notAFile }
-            try Self.refuseNewer(path, configuration)
+            try Self.refuseOthers(path, configuration)
             Self.makeFolders(path)
             Self.makePrivate(path)
             connections = try DatabasePool(path: path, configuration: configuration)
@@ -72,20 +74,20 @@ final class HistoryDatabase: Sendable {
         logIdentity = path.flatMap { FileIdentity($0 + "-wal") }
     }
 
-    /// Looks without writing: a file of a newer version stays as it is.
-    private static func refuseNewer(_ path: String, _ configuration: Configuration) throws {
+    /// Looks without writing: a file of a newer version, or of another program, stays as it is.
+    private static func refuseOthers(_ path: String, _ configuration: Configuration) throws {
         guard FileIdentity(path) != nil else { return }
         var configuration = configuration
         configuration.readonly = true
-        let isNewer: Bool
         do {
-            isNewer = try DatabaseQueue(path: path, configuration: configuration).read { db in
-                try migrator.hasBeenSuperseded(db)
+            try DatabaseQueue(path: path, configuration: configuration).read { db in
+                if try migrator.hasBeenSuperseded(db) { throw Fault.newerSchema }
+                let tables = try Set(String.fetchAll(db, sql: "SELECT name FROM sqlite_master WHERE type = 'table'"))
+                if !tables.isEmpty, !tables.contains("grdb_migrations") { throw Fault.foreign }
             }
         } catch let error as DatabaseError where error.resultCode == .SQLITE_CANTOPEN {
             return  // an empty WAL file may be all that is missing: the real opening will tell
         }
-        if isNewer { throw Fault.newerSchema }
     }
 
     /// Answers and addresses are nobody else's: a new file is its owner's alone, and its WAL is as it is.

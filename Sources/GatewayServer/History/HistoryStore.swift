@@ -28,7 +28,7 @@ final class HistoryStore: Sendable {
 
     private struct State {
         /// The newest entries, oldest first: what the WebLLM API and the dashboard show.
-        var recent: [Shared<StoredRequest>] = []
+        var recent = RecentRequests()
         var pending: [Shared<StoredRequest>] = []
         var pendingBytes = 0
         /// What the totals in the database lack: what waits, and what is being written.
@@ -114,9 +114,8 @@ final class HistoryStore: Sendable {
             state.unwritten.add(request)
             state.finished += 1
             guard isOn else { return false }
-            if state.recent.count >= 2 * Self.recentCount { state.recent.removeFirst(Self.recentCount) }
             let entry = Shared(request)
-            state.recent.append(entry)
+            state.recent.append(entry, atMost: Self.recentCount)
             guard state.pending.count + state.inFlight.rows < Self.maxPending,
                 state.pendingBytes + state.inFlight.bytes + bytes <= Self.maxPendingBytes
             else {
@@ -133,43 +132,49 @@ final class HistoryStore: Sendable {
     /// Forgets everything.
     func clear() {
         state.withLock { state in
-            state.recent = []
+            state.recent = RecentRequests()
             state.pending = []
             state.pendingBytes = 0
             state.unwritten = RequestTotals()
             state.inFlight = (0, 0, RequestTotals())
             state.written = (0, RequestTotals())
             state.clears += 1
-            state.mustClear = isOn
+            state.mustClear = true
         }
         queue.async { if self.isOn { self.writePending() } else { self.clearUnused() } }
     }
 
-    /// Where nothing is kept any more, the file of the time before still has its rows.
+    /// Where nothing is kept any more, the file of the time before still has its rows. Tried until it works.
     private func clearUnused() {
         guard let path = configuration.path, FileIdentity(path) != nil else { return }
         do {
             let unused = try HistoryDatabase(path: path, known: [])
             defer { unused.close() }
             try unused.clear()
+            state.withLock { $0.mustClear = false }
         } catch {
             note(problem: error)
+            guard !state.withLock({ $0.isClosed }) else { return }
+            queue.asyncAfter(deadline: .now() + Self.retryInterval) { if self.mustClear { self.clearUnused() } }
         }
     }
+
+    /// A clear has been asked for, and the file has its rows yet.
+    private var mustClear: Bool { state.withLock { $0.mustClear } }
 
     // MARK: Reading
 
     /// The newest entries, oldest first; at most ``recentCount``.
     func recent(_ limit: Int) -> [StoredRequest] {
-        state.withLock { $0.recent.suffix(max(0, min(limit, Self.recentCount))).map(\.value) }
+        state.withLock { $0.recent.entries.suffix(max(0, min(limit, Self.recentCount))).map(\.value) }
     }
 
-    /// The newest entries, at most `limit`, oldest first; and how many there have been since the start.
+    /// The newest entries, at most `limit`, oldest first; how many there have been since the start, and how many clears.
     /// - Parameter count: only those that came after the first so many; nil is for those before the start too.
-    func recent(afterFirst count: Int?, limit: Int) -> (entries: [StoredRequest], finished: Int) {
+    func recent(afterFirst count: Int?, limit: Int) -> (entries: [StoredRequest], finished: Int, clears: Int) {
         state.withLock { state in
             let new = count.map { max(0, state.finished - $0) } ?? limit
-            return (state.recent.suffix(min(limit, new)).map(\.value), state.finished)
+            return (state.recent.entries.suffix(min(limit, new)).map(\.value), state.finished, state.clears)
         }
     }
 
@@ -194,7 +199,7 @@ final class HistoryStore: Sendable {
         guard isOn else { return done(.success([])) }
         queue.async {
             self.writePending()
-            guard let database = self.database.withLock({ $0 }) else {
+            guard !self.mustClear, let database = self.database.withLock({ $0 }) else {
                 return done(.failure(GatewayError("the history cannot be read: \(self.status.reason ?? "")")))
             }
             // Reading has connections of its own, so a long search does not hold up the writing.
@@ -283,8 +288,12 @@ final class HistoryStore: Sendable {
         guard let entries = try readable({ try opened.requests(newest) }) else { return }
         state.withLock { state in
             guard state.clears == clears, !state.mustClear else { return }
-            let known = Set(state.recent.map(\.id))
-            state.recent = entries.reversed().filter { !known.contains($0.id) }.map { Shared($0) } + state.recent
+            let newer = state.recent.entries
+            let known = Set(newer.map(\.id))
+            state.recent = RecentRequests()
+            for entry in entries.reversed().filter({ !known.contains($0.id) }).map({ Shared($0) }) + newer {
+                state.recent.append(entry, atMost: Self.recentCount)
+            }
         }
     }
 
@@ -367,6 +376,7 @@ final class HistoryStore: Sendable {
     /// A small step; the next follows soon where there is more to delete, after what waits to be written.
     private func sweep() {
         let oldest = Timestamp.now.microseconds - configuration.retention.nanoseconds / 1000
+        state.withLock { $0.recent.remove(olderThan: oldest, keeping: configuration.maxRows) }
         var deleted = 0
         if let database = database.withLock({ $0 }) {
             do {
@@ -424,10 +434,15 @@ final class HistoryStore: Sendable {
     /// Writes what waits and closes the file; blocks for as long as that takes, at most a few seconds.
     func close() {
         queue.sync {
-            writePending()
-            let lost = state.withLock { state in
+            if isOn { writePending() } else if mustClear { clearUnused() }
+            let (lost, mustClear) = state.withLock { state in
                 state.isClosed = true
-                return state.pending.count
+                return (state.pending.count, state.mustClear)
+            }
+            if mustClear {
+                logger.error(
+                    "history ends before it is cleared: what was to be deleted is there at the next start",
+                    metadata: ["path": .string(configuration.path ?? ":memory:")])
             }
             if lost > 0 {
                 logger.error("history ends before all is written", metadata: ["lost": .stringConvertible(lost)])

@@ -124,8 +124,8 @@ extension StoredRequest {
         writer.field("tokens_in", tokensIn)
         writer.field("tokens_out", tokensOut)
         writer.key("tokens_per_second")
-        if let generate, tokensOut > 1, generate > .zero {
-            writer.value(.double((Double(tokensOut - 1) / (generate.milliseconds / 1000) * 10).rounded() / 10))
+        if let rate = generate.flatMap({ GenerationTrace.rate(tokensOut, in: $0) }) {
+            writer.value(.double((rate * 10).rounded() / 10))
         } else {
             writer.null()
         }

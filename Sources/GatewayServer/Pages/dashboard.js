@@ -265,6 +265,7 @@ function start(event) {
   const known = new Set(recent.latest.map(({ id }) => id));
   recent.waiting += event.recent.filter(({ id }) => !known.has(id)).length;
   recent.latest = event.recent;
+  recent.clears = event.clears;
   recent.isNew = true;
 }
 
@@ -278,6 +279,9 @@ function tick(event, elapsed) {
   }
   feed.seconds = [...feed.seconds.slice(-59), { count: event.finished, seconds: elapsed / 1000 }];
   feed.sample = { finished: event.finished, told: event.recent.length };
+  if (event.clears !== recent.clears) {
+    Object.assign(recent, { latest: [], waiting: 0, clears: event.clears, isNew: true });
+  }
   if (event.recent.length > 0) {
     recent.latest = [...event.recent, ...recent.latest].slice(0, pageRows);
     recent.waiting += event.recent.length;
@@ -542,6 +546,8 @@ setInterval(() => {
 const recent = {
   /** What the feed told, newest first. */
   latest: [], isNew: false,
+  /** How often the history was cleared. */
+  clears: 0,
   /** How many came while the list stood still. */
   waiting: 0,
   /** What was asked for in place of that; null while the list is live. */
@@ -684,4 +690,4 @@ $("theme").addEventListener("click", () => {
 
 setText($("zone"), `Times are those of ${Intl.DateTimeFormat().resolvedOptions().timeZone}; alerts name UTC.`);
 follow();
-showRequests((id) => ask(`/admin/requests/${id}`));
+showRequests((id) => ask(`/admin/requests/${encodeURIComponent(id)}`));
