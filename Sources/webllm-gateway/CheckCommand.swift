@@ -18,7 +18,9 @@ struct CheckCommand: ParsableCommand {
     }
 
     func run() throws {
-        let entries = try options.load().entries
+        let loaded = try options.load()
+        for warning in loaded.warnings { printError("warning: \(warning)") }
+        let entries = loaded.entries
         if json {
             return try printJSON(entries.map { Value(key: $0.key, value: $0.value, source: "\($0.source)") })
         }

@@ -13,14 +13,18 @@ struct ConfigurationOptions: ParsableArguments {
     var listen: [String] = []
 
     /// The file to read: the one that was asked for, or ./gateway.conf where there is one.
-    var file: String? { config ?? (FileManager.default.fileExists(atPath: "gateway.conf") ? "gateway.conf" : nil) }
+    var file: String? { config ?? (isThere("gateway.conf") ? "gateway.conf" : nil) }
+
+    /// Also where it cannot be read, or is a link to nothing: that is to be told.
+    private func isThere(_ path: String) -> Bool {
+        var status = stat()
+        return lstat(path, &status) == 0 || errno != ENOENT
+    }
 
     /// Loads the configuration, or tells every fault on standard error and exits with 78.
     func load() throws -> LoadedConfiguration {
         do {
-            let loaded = try ConfigurationLoader.load(file: file, environment: environment, listen: listen)
-            for warning in loaded.warnings { printError("warning: \(warning)") }
-            return loaded
+            return try ConfigurationLoader.load(file: file, environment: environment, listen: listen)
         } catch {
             printError(error.description)
             throw ExitCode.configuration

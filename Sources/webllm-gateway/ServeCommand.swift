@@ -22,19 +22,22 @@ struct ServeCommand: AsyncParsableCommand {
     func run() async throws {
         // Before any thread starts: a write to a connection that is gone is an error, not the end of the process.
         signal(SIGPIPE, SIG_IGN)
-        let configuration = try options.load().configuration
+        // A SIGHUP that comes before anything can be reloaded does not end the process.
+        let hangups = await UnixSignalsSequence(trapping: .sighup)
+        let loaded = try options.load()
+        let configuration = loaded.configuration
         let sink = LogSink()
         let logger = Logger(label: "gateway") { _ in GatewayLogHandler(configuration: configuration.log, sink: sink) }
+        for warning in loaded.warnings { logger.warning("configuration", metadata: ["reason": .string(warning)]) }
         OpenFiles.makeRoom(for: configuration.server, logger)
         // A reload reads the same file, wherever the process stands by then.
         let (file, listen) = (options.file, options.listen)
         let service = GatewayService(
             configuration: configuration, logger: logger, sink: sink,
             source: {
-                try ConfigurationLoader.load(
-                    file: file, environment: environment, listen: listen
-                ).configuration
+                try ConfigurationLoader.load(file: file, environment: environment, listen: listen)
             },
+            hangups: hangups,
             handover: Handover(environment: environment, takesOver: takeOver))
         let group = ServiceGroup(
             configuration: .init(
@@ -69,10 +72,10 @@ private struct GatewayService: Service {
     let logger: Logger
     let sink: LogSink
     let source: HTTPServer.ConfigurationSource
+    let hangups: UnixSignalsSequence
     let handover: Handover
 
     func run() async throws {
-        let hangups = await UnixSignalsSequence(trapping: .sighup)
         let server = try await HTTPServer.start(
             try Gateway(configuration, logger: logger, logSink: sink), source: source, handover: handover)
         for address in server.addresses { logger.info("listening", metadata: ["address": "\(address.plainText)"]) }

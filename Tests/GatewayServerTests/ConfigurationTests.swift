@@ -25,6 +25,23 @@ struct ConfigurationTests {
         }
     }
 
+    /// SQLite would move it aside as damaged.
+    @Test func theFileItselfIsNoHistory() throws {
+        let url = FileManager.default.temporaryDirectory.appending(path: "gateway-\(UUID()).conf")
+        defer { try? FileManager.default.removeItem(at: url) }
+        try Data("[history]\npath = \"\(url.path)\"\n\(Self.upstream)".utf8).write(to: url)
+        let error = #expect(throws: ConfigurationError.self) {
+            try ConfigurationLoader.load(file: url.path, environment: [:])
+        }
+        #expect(error?.description.contains("history.path: this is the configuration file itself") == true)
+    }
+
+    @Test func onlyAKeyInTheFileItselfGivesAWarning() throws {
+        let literal = try load(Self.upstream + "api_key = \"u\"\n").warnings
+        #expect(literal.count == 1 && literal[0].contains("holds an api_key"), "\(literal)")
+        #expect(try load(Self.upstream + "api_key = \"env:KEY\"\n", environment: ["KEY": "u"]).warnings.isEmpty)
+    }
+
     @Test func theShippedFileLoads() throws {
         let configuration = try load(try Self.shippedFile).configuration
         #expect(configuration.upstreams.map(\.name) == ["ollama", "backend"])

@@ -69,7 +69,7 @@ final class RunningGateway: Sendable {
         let gateway = try Gateway(configuration, logger: logger, logSink: sink)
         let next = NextConfiguration(configuration)
         let server = try await HTTPServer.start(
-            gateway, source: { next.value.withLock { $0 } }, handover: handover)
+            gateway, source: { LoadedConfiguration(configuration: next.value.withLock { $0 }) }, handover: handover)
         return RunningGateway(server: server, next: next)
     }
 

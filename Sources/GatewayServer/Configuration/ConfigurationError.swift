@@ -60,4 +60,16 @@ package struct LoadedConfiguration: Sendable {
     package var configuration: GatewayConfiguration
     package var entries: [ConfigurationEntry]
     package var warnings: [String]
+    /// Whether the file itself holds an upstream's key.
+    var holdsKeys = false
+
+    package init(
+        configuration: GatewayConfiguration, entries: [ConfigurationEntry] = [], warnings: [String] = [],
+        holdsKeys: Bool = false
+    ) {
+        self.configuration = configuration
+        self.entries = entries
+        self.warnings = warnings
+        self.holdsKeys = holdsKeys
+    }
 }

@@ -14,9 +14,11 @@ package enum ConfigurationLoader {
     ) throws(ConfigurationError) -> LoadedConfiguration {
         let text = try path.map { path throws(ConfigurationError) in try read(path) }
         var loaded = try read(text: text, path: path, environment: environment, listen: listen)
-        if let path, let text, isReadableByOthers(path), text.contains("api_key"),
-            loaded.configuration.upstreams.contains(where: { $0.apiKey != nil && text.contains($0.apiKey!) })
-        {
+        if let path, let history = loaded.configuration.history.path, isSameFile(path, history) {
+            let detail = "this is the configuration file itself; accepted: a file of its own"
+            throw .faults(path: path, [.init(kind: .badValue, key: "history.path", detail: detail)])
+        }
+        if let path, loaded.holdsKeys, isReadableByOthers(path) {
             loaded.warnings.append(
                 "\(path) holds an api_key and can be read by other users; use \"env:NAME\", or chmod 600 where the "
                     + "gateway's user owns the file")
@@ -51,7 +53,8 @@ package enum ConfigurationLoader {
         GatewayReader.checkWhole(configuration, log: log)
         guard log.faults.isEmpty else { throw .faults(path: path ?? "configuration", log.faults) }
         return LoadedConfiguration(
-            configuration: configuration, entries: log.entries, warnings: warnings(of: configuration.admin))
+            configuration: configuration, entries: log.entries, warnings: warnings(of: configuration.admin),
+            holdsKeys: log.holdsKeys)
     }
 
     /// Without a token, who reaches the listener can end requests and read the texts of answers.
@@ -102,8 +105,14 @@ package enum ConfigurationLoader {
         return text
     }
 
+    /// Those of its group are often meant to.
     private static func isReadableByOthers(_ path: String) -> Bool {
         var status = stat()
-        return stat(path, &status) == 0 && status.st_mode & 0o077 != 0
+        return stat(path, &status) == 0 && status.st_mode & 0o007 != 0
+    }
+
+    private static func isSameFile(_ path: String, _ other: String) -> Bool {
+        var (one, two) = (stat(), stat())
+        return stat(path, &one) == 0 && stat(other, &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino
     }
 }

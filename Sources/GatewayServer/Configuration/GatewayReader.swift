@@ -275,6 +275,8 @@ enum GatewayReader {
                 return nil
             }
             key = value
+        } else {
+            table.log.holdsKeys = true
         }
         guard key.utf8.allSatisfy({ $0 >= 0x21 && $0 < 0x7F }), !key.isEmpty else {
             table.fault(.badValue, "api_key", "accepted: visible ASCII characters without spaces")

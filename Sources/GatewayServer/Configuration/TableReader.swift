@@ -10,6 +10,8 @@ final class TableReader {
     final class Log {
         var faults: [ConfigurationError.Fault] = []
         var entries: [ConfigurationEntry] = []
+        /// Whether a key stands in the file and not in the environment.
+        var holdsKeys = false
 
         /// What a value comes to in place of what the file or the defaults say.
         func override(_ key: String, _ value: String, _ source: ConfigurationSource) {

@@ -8,7 +8,7 @@ import Synchronization
 /// The listeners and the event loops behind them; runs a ``Gateway``.
 package final class HTTPServer: Sendable {
     /// Reads the configuration again, for a reload.
-    package typealias ConfigurationSource = @Sendable () throws -> GatewayConfiguration
+    package typealias ConfigurationSource = @Sendable () throws -> LoadedConfiguration
 
     package let gateway: Gateway
     private let group: MultiThreadedEventLoopGroup
@@ -126,7 +126,8 @@ extension HTTPServer: GatewayOperations {
 
     private func reload(from source: ConfigurationSource) throws -> [String] {
         do {
-            let configuration = try source()
+            let loaded = try source()
+            let configuration = loaded.configuration
             let snapshot = try gateway.apply(configuration)
             OpenFiles.makeRoom(for: configuration.server, gateway.logger)
             let probers = probers
@@ -136,6 +137,9 @@ extension HTTPServer: GatewayOperations {
             gateway.logger.info(
                 "configuration reloaded",
                 metadata: needsRestart.isEmpty ? nil : ["needs_restart": "\(needsRestart.joined(separator: ","))"])
+            for warning in loaded.warnings {
+                gateway.logger.warning("configuration", metadata: ["reason": .string(warning)])
+            }
             return needsRestart
         } catch {
             gateway.metrics.reload(success: false)

@@ -35,8 +35,7 @@ package struct Listeners: Sendable {
         var admin: [Listener] = []
         do {
             for socket in handover.sockets {
-                let channel = try await bootstrap(Routes.client, gateway, loops, group).withBoundSocket(socket).get()
-                client.append(Listener(channel: channel))
+                client.append(try await takeOver(socket, gateway, loops, group))
             }
             if handover.sockets.isEmpty {
                 for address in configuration.server.listen {
@@ -123,6 +122,18 @@ package struct Listeners: Sendable {
         try serve(channel, gateway, loop, Routes.client, client, address)
     }
 
+    private static func takeOver(
+        _ socket: Int32, _ gateway: Gateway, _ loops: [NIOLoopBound<LoopContext>], _ group: MultiThreadedEventLoopGroup
+    ) async throws -> Listener {
+        do {
+            return Listener(
+                channel: try await bootstrap(Routes.client, gateway, loops, group).withBoundSocket(socket).get())
+        } catch {
+            throw GatewayError(
+                "cannot listen on the socket that was handed over as descriptor \(socket): \(reason(error))")
+        }
+    }
+
     private static func bind(
         _ address: ListenAddress, _ routes: Routes, _ handover: Handover, _ gateway: Gateway,
         _ loops: [NIOLoopBound<LoopContext>], _ group: MultiThreadedEventLoopGroup
@@ -164,6 +175,7 @@ package struct Listeners: Sendable {
         switch error.errnoCode {
         case EADDRINUSE: return "the address is in use"
         case EACCES: return "permission denied"
+        case ENOTSOCK: return "it is no socket"
         case EADDRNOTAVAIL: return "this machine has no such address"
         default: return String(cString: strerror(error.errnoCode))
         }
