@@ -14,6 +14,7 @@ import unittest
 import urllib.request
 
 from setting import Setting  # first: it tells where the modules are that others need
+from life import free_ports
 from scripts import Scripts  # noqa: F401, its tests run with these
 from terminal import Terminal
 
@@ -35,6 +36,56 @@ class WithoutAGateway(unittest.TestCase):
             _, errors = gateway.run(command, "--config", wrong, code=78)
             self.assertIn("server.lissen", errors)
         gateway.run("check", "--config", gateway.path("missing.conf"), "--json", code=78)
+
+    def test_a_link_to_nothing_is_no_default(self):
+        folder = gateway.path("linked")
+        folder.mkdir()
+        folder.joinpath("gateway.conf").symlink_to("/nonexistent")
+        for command in ["check", "serve"]:
+            done = subprocess.run([gateway.binary, command], cwd=folder, capture_output=True, text=True, timeout=30)
+            self.assertEqual((done.returncode, done.stderr), (78, "webllm-gateway: gateway.conf: no such file\n"))
+
+    def test_a_descriptor_that_is_no_socket_is_told(self):
+        script = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3</dev/null'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", gateway.binary, "serve", "--config", gateway.config], env=gateway.environment,
+            capture_output=True, text=True, timeout=30)
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr.splitlines()[-1], "webllm-gateway: cannot listen on the socket that was handed over "
+                         "as descriptor 3: it is no socket")
+
+    def test_a_warning_is_a_line_of_the_log_and_told_at_a_reload_too(self):
+        port, admin = free_ports(2)
+        config = gateway.path("open.conf")
+        closed = (f'[server]\nlisten = ["127.0.0.1:{port}"]\n[history]\npath = ":memory:"\n'
+                  '[[upstream]]\nname = "u"\nkind = "query"\nurl = "http://127.0.0.1:9/"\n'
+                  f'[admin]\nlisten = ["0.0.0.0:{admin}"]\n')
+        config.write_text(closed)
+        process = subprocess.Popen(
+            [gateway.binary, "serve", "--config", config], stderr=subprocess.PIPE, text=True, env=gateway.environment)
+
+        def until(message):
+            for line in process.stderr:
+                line = json.loads(line)
+                if line["msg"] == message:
+                    return line
+            self.fail(f"the gateway ended without {message}")
+
+        try:
+            line = until("configuration")
+            self.assertEqual(line["level"], "warning")
+            self.assertIn("without a token; set admin.token_hash", line["reason"])
+            until("listening for operators")
+            config.write_text(closed + 'token_hash = "sha256:' + "0" * 64 + '"\n')
+            process.send_signal(signal.SIGHUP)
+            until("configuration reloaded")
+            config.write_text(closed)
+            process.send_signal(signal.SIGHUP)
+            until("configuration reloaded")
+            self.assertIn("without a token", until("configuration")["reason"])
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
 
     def test_wrong_usage_is_64(self):
         for arguments in [

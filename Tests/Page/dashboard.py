@@ -317,6 +317,20 @@ def a_request_that_fell_back_says_why(bench):
 
 
 @case
+def a_clear_empties_the_list(bench):
+    answer(bench, "Gone")
+    tab = open_dashboard(bench)
+    expect(recent(tab)).to_have_count(1)
+    request = urllib.request.Request(f"http://127.0.0.1:{bench.gateway.port}/webllm/api/clear", method="POST")
+    urllib.request.urlopen(request, timeout=5).close()
+    expect(recent(tab)).to_have_count(0)
+    expect(tab("#history-hint")).to_have_text("0 requests")
+    answer(bench, "After")
+    expect(recent(tab)).to_have_count(1)
+    tab.is_clean()
+
+
+@case
 def a_link_opens_a_request_by_either_id(bench):
     answer(bench, "Linked")
     request = bench.gateway.admin("requests")["requests"][0]
@@ -327,6 +341,10 @@ def a_link_opens_a_request_by_either_id(bench):
     tab = open_dashboard(bench, fragment="#request=12345")
     expect(tab("#request .banner")).to_have_text("The history has no request 12345")
     tab.is_clean(expected="status of 404")
+    tab = open_dashboard(bench, fragment="#request=../status")
+    expect(tab("#request .banner")).to_be_visible()
+    expect(tab("#request .banner")).not_to_contain_text("undefined")
+    tab.is_clean(expected="status of 4")
 
 
 @case
