@@ -207,6 +207,30 @@ struct FramingTests {
         return reply.matches(of: /HTTP\/1\.1 (\d{3})/).map { String($0.1) }
     }
 
+    /// Others on the event loop do not wait for all that one client sent at once.
+    @Test func aThousandRequestsAreServedInTurns() throws {
+        let gateway = try Self.offlineGateway()
+        let channel = EmbeddedChannel()
+        try Listeners.serve(channel, by: gateway)
+        try channel.connect(to: SocketAddress(ipAddress: "127.0.0.1", port: 1)).wait()
+        func answers() throws -> Int {
+            var count = 0
+            while let part = try channel.readOutbound(as: ByteBuffer.self) {
+                count += String(buffer: part).ranges(of: "HTTP/1.1 200 OK").count
+            }
+            return count
+        }
+        var others = 0
+        try channel.writeInbound(
+            ByteBuffer(string: String(repeating: RawClient.text("GET", "/healthz"), count: 999)))
+        channel.embeddedEventLoop.execute { others = (try? answers()) ?? -1 }
+        #expect(try answers() == 16)
+        channel.embeddedEventLoop.run()
+        #expect(others == 16, "who came next had its turn after as many more")
+        #expect(try answers() == 999 - 32)
+        _ = try? channel.finish(acceptAlreadyClosed: true)
+    }
+
     /// What both nginx and HAProxy refuse must not pass here. Without them on the machine there is nothing to compare.
     /// Foundation's Process reads past a buffer of its own when it starts one, which the address sanitizer stops at.
     @Test(.enabled(if: getenv("WEBLLM_GATEWAY_TESTS_WITHOUT_PROCESSES") == nil))

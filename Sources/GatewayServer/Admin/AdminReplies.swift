@@ -1,4 +1,5 @@
 import CurlMulti
+import Dispatch
 import GatewayCore
 import GatewayWire
 import NIOCore
@@ -16,7 +17,7 @@ enum AdminReplies {
         Routes.Route(method: .GET, path: "/admin/status", name: "admin_status", action: .reply(status)),
         Routes.Route(method: .GET, path: "/admin/explain", name: "admin_explain", action: .reply(explain)),
         Routes.Route(
-            method: .POST, path: "/admin/reload", name: "admin_reload", needsJSON: true, action: .reply(reload)),
+            method: .POST, path: "/admin/reload", name: "admin_reload", needsJSON: true, action: .later(reload)),
         Routes.Route(
             method: .POST, path: "/admin/upstreams/*", name: "admin_upstream", needsJSON: true,
             action: .reply(setMode)),
@@ -104,10 +105,13 @@ enum AdminReplies {
 
     // MARK: Changes
 
-    private static func reload(_ call: Routes.Call) -> Reply {
-        guard let operations = call.gateway.operations else {
-            return .error(503, "The gateway is stopping")
-        }
+    /// The file may be on a disk that hangs: no event loop waits for it.
+    private static func reload(_ call: Routes.Call, _ done: @escaping @Sendable (Reply) -> Void) {
+        guard let operations = call.gateway.operations else { return done(.error(503, "The gateway is stopping")) }
+        DispatchQueue.global().async { done(reload(operations)) }
+    }
+
+    private static func reload(_ operations: any GatewayOperations) -> Reply {
         do {
             let needsRestart = try operations.reload()
             return .object { writer in

@@ -68,6 +68,10 @@ final class HTTPConnection: ChannelInboundHandler {
     /// The last reply may wait for its client to take it.
     private var hasUnsentReply = false
     private var served = 0
+    private var servedInTurn = 0
+    private static let maxServedInTurn = 16
+    /// What came at once goes on in the next turn: it waits for no answer.
+    private var isYielding = false
     private var drainStart: MonotonicTime?
     /// Body bytes of the present request, counted against all connections' bound.
     private var reserved = 0
@@ -139,7 +143,7 @@ final class HTTPConnection: ChannelInboundHandler {
         case .replying, .answered:
             guard pendingRefusal == nil else { return }
             keep(part)
-            if pipelined.count > Self.maxPipelinedParts {
+            if pipelined.count > Self.maxPipelinedParts, !isYielding {
                 refuse(RequestRefusal(429, "Too many requests were sent ahead of their answers; send fewer at once"))
             }
         case .closed: break
@@ -168,7 +172,11 @@ final class HTTPConnection: ChannelInboundHandler {
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
         if context.channel.isWritable {
-            if case .answered = state { serveNext() } else { exchange?.onEventLoop { $0.clientReads() } }
+            if case .answered = state {
+                if !isYielding { serveNext() }
+            } else {
+                exchange?.onEventLoop { $0.clientReads() }
+            }
         }
         context.fireChannelWritabilityChanged()
     }
@@ -407,7 +415,25 @@ final class HTTPConnection: ChannelInboundHandler {
             return
         }
         hasUnsentReply = true
-        if isWritable { serveNext() } else { state = .answered }
+        servedInTurn += 1
+        if !isWritable {
+            state = .answered
+        } else if servedInTurn < Self.maxServedInTurn {
+            serveNext()
+        } else {
+            yield()
+        }
+    }
+
+    /// A thousand requests may have come at once: other connections have their turn before they go on.
+    private func yield() {
+        state = .answered
+        isYielding = true
+        context?.eventLoop.assumeIsolated().execute {
+            self.isYielding = false
+            self.servedInTurn = 0
+            if case .answered = self.state, self.isWritable { self.serveNext() }
+        }
     }
 
     /// Takes what was sent ahead, until a request among it has to be waited for, or its client has to read.
