@@ -82,6 +82,17 @@ struct AdminTests {
         }
     }
 
+    /// A link on another site's page may lead to the dashboard; its scripts and forms change nothing.
+    @Test func anotherSitesPageMayLinkAndNotPost() async throws {
+        try await RunningGateway.run([]) { (gateway: RunningGateway) async throws in
+            let site = ("Sec-Fetch-Site", "cross-site")
+            #expect(try await gateway.admin.request("GET", "/dashboard", headers: [site]).status == 200)
+            #expect(try await gateway.admin.postJSON("/admin/reload", "{}", headers: [site]).status == 403)
+            let own = [("Sec-Fetch-Site", "same-origin"), ("Origin", "http://test")]
+            #expect(try await gateway.admin.postJSON("/admin/reload", "{}", headers: own).status == 200)
+        }
+    }
+
     @Test func repliesForbidFramesScriptsAndStorage() async throws {
         try await RunningGateway.run([]) { (gateway: RunningGateway) async throws in
             for path in ["/admin/status", "/admin/nothing", "/dashboard"] {

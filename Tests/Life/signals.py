@@ -293,7 +293,7 @@ async def _(bench):
 async def _(bench):
     config = bench.folder / "secret.conf"
     config.write_text(f'{UPSTREAM}api_key = "hidden-secret"\n')
-    for mode, warns in [(0o644, True), (0o640, True), (0o600, False)]:
+    for mode, warns in [(0o644, True), (0o604, True), (0o640, False), (0o600, False)]:
         config.chmod(mode)
         ended = subprocess.run([bench.binary, "check", "--config", config], capture_output=True, text=True, timeout=30)
         assert ended.returncode == 0, ended.stderr

@@ -81,14 +81,14 @@ struct UpstreamEntry: Sendable {
     /// Only an Ollama's lists tell which models it can serve: others take any name.
     func hasInstalled(_ model: String?) -> Bool? {
         guard configuration.kind == .ollama, let model, let installed else { return nil }
-        return installed.contains { Self.isSame($0, model) }
+        return Self.names(installed, contain: model)
     }
 
     func hasLoaded(_ model: String?) -> Bool? {
         guard configuration.kind == .ollama, let model else { return nil }
         switch loaded {
         case .unknown: return nil
-        case .models(let models): return models.contains { Self.isSame($0, model) }
+        case .models(let models): return Self.names(models, contain: model)
         case .hanging: return false
         }
     }
@@ -97,7 +97,7 @@ struct UpstreamEntry: Sendable {
         if let loadedAt, asked < loadedAt { return }
         if case .models(let names) = models {
             if let justLoaded {
-                listMisleads = !names.contains { Self.isSame($0, justLoaded) }
+                listMisleads = !Self.names(names, contain: justLoaded)
             } else if !names.isEmpty {
                 listMisleads = false
             }
@@ -115,12 +115,17 @@ struct UpstreamEntry: Sendable {
         if hasLoaded(model) != true { loaded = .models(models + [model]) }
     }
 
-    /// Whether two names are one model to Ollama: it takes a name without a tag for its `latest`, one without a host or
+    /// Whether a model is among them under any of its names. Ollama takes a name without a tag for its `latest`, one without a host or
     /// namespace for its own library's, and lists the shortest; upper and lower case are the same to it.
-    private static func isSame(_ listed: String, _ asked: String) -> Bool {
-        if listed == asked { return true }
-        let (listed, asked) = (shortest(listed), shortest(asked))
-        return listed.count == asked.count && zip(listed, asked).allSatisfy { lowercase($0) == lowercase($1) }
+    private static func names(_ listed: [String], contain asked: String) -> Bool {
+        // As nearly all ask: the name as it is listed, or without its tag.
+        let isPlain = listed.contains { name in
+            name == asked
+                || (name.utf8.count == asked.utf8.count + 7 && name.hasPrefix(asked) && name.hasSuffix(":latest"))
+        }
+        if isPlain { return true }
+        let asked = shortest(asked)
+        return listed.contains { shortest($0).elementsEqual(asked) { lowercase($0) == lowercase($1) } }
     }
 
     private static func shortest(_ name: String) -> Substring.UTF8View {

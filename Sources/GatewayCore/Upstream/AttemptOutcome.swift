@@ -31,7 +31,7 @@ package enum AttemptFailure: Error, Sendable, Equatable {
     case idleTimer
     /// A status other than 200 that has no case of its own.
     case status(Int)
-    /// 429; seconds of Retry-After where it gave a number.
+    /// 429; seconds until what Retry-After says, where that could be read.
     case tooManyRequests(retryAfter: Int?)
     /// 503 whose body says that the upstream is only busy (Ollama's queue is full).
     case busy

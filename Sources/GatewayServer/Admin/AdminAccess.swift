@@ -56,9 +56,9 @@ enum AdminAccess {
 
 extension RequestHead {
     /// Whether it comes from a page of exactly this listener, or from no page: another port of this machine is another
-    /// site.
+    /// site. A link on another site's page may lead here.
     var isFromOwnOrigin: Bool {
-        guard let origin = origin?.lowercased() else { return !isOtherSiteFetch }
+        guard let origin = origin?.lowercased() else { return !(method == .POST && isOtherSiteFetch) }
         return origin == "http://\(host.lowercased())" || origin == "https://\(host.lowercased())"
     }
 }

@@ -105,10 +105,12 @@ enum AdminReplies {
 
     // MARK: Changes
 
+    private static let reloads = DispatchQueue(label: "reload")
+
     /// The file may be on a disk that hangs: no event loop waits for it.
     private static func reload(_ call: Routes.Call, _ done: @escaping @Sendable (Reply) -> Void) {
         guard let operations = call.gateway.operations else { return done(.error(503, "The gateway is stopping")) }
-        DispatchQueue.global().async { done(reload(operations)) }
+        reloads.async { done(reload(operations)) }
     }
 
     private static func reload(_ operations: any GatewayOperations) -> Reply {

@@ -36,7 +36,7 @@ extension Generation {
         var isShared = false
         /// Whether the upstream may have worked on the answer; waiting for a load is no such work.
         var wasSent = true
-        /// libcurl's words for a failure, where it has some.
+        /// Words for the log, mostly libcurl's, where there are some.
         var detail: String?
     }
 }

@@ -102,7 +102,7 @@ final class ModelLoader: Sendable {
     }
 
     private static func failure(_ reply: ReplyCollector.Collected, _ parser: JSONParser) -> AttemptFailure? {
-        if let failure = reply.failure {
+        if let failure = reply.failure, reply.status == 0 || reply.status == 200 {
             return failure.reason == .totalTimer ? .firstTokenTimer : AttemptFailure(failure.reason)
         }
         guard reply.status != 200 else { return nil }

@@ -24,9 +24,10 @@ final class HTTPConnection: ChannelInboundHandler {
 
     /// After the last reply, while its client may still read it.
     private struct Lingering {
-        let since: MonotonicTime
+        /// When the client had all, or now, while it has not.
+        var since: MonotonicTime
         var lastInput: MonotonicTime
-        /// When the system had yet to have that many bytes acknowledged.
+        /// When so few bytes were first left that the client's system had not acknowledged.
         var lastProgress: MonotonicTime
         var unacknowledged = Int.max
 
@@ -149,6 +150,11 @@ final class HTTPConnection: ChannelInboundHandler {
         case .closed: break
         case .idle, .receiving: receive(part)
         }
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        if !isYielding { servedInTurn = 0 }
+        context.fireChannelReadComplete()
     }
 
     /// A body in many small chunks is one part: those are bounded by their bytes.
@@ -411,6 +417,7 @@ final class HTTPConnection: ChannelInboundHandler {
         releaseBody()
         if mustClose {
             state = .closed
+            pipelined.removeAll()
             lingeringClose()
             return
         }
@@ -421,15 +428,16 @@ final class HTTPConnection: ChannelInboundHandler {
         } else if servedInTurn < Self.maxServedInTurn {
             serveNext()
         } else {
-            yield()
+            goOnInNextTurn()
         }
     }
 
     /// A thousand requests may have come at once: other connections have their turn before they go on.
-    private func yield() {
+    private func goOnInNextTurn() {
         state = .answered
         isYielding = true
-        context?.eventLoop.assumeIsolated().execute {
+        // A task without a delay would run before the loop looks at its sockets again.
+        _ = context?.eventLoop.assumeIsolated().scheduleTask(in: .microseconds(50)) {
             self.isYielding = false
             self.servedInTurn = 0
             if case .answered = self.state, self.isWritable { self.serveNext() }
@@ -480,12 +488,23 @@ final class HTTPConnection: ChannelInboundHandler {
             lingering.unacknowledged = unacknowledged
             lingering.lastProgress = now
         }
+        if unacknowledged > 0 { lingering.since = now }
         self.lingering = lingering
-        let isOver =
-            unacknowledged > 0
-            ? now - lingering.lastProgress >= limits.clientStallTimeout
-            : now - lingering.lastInput >= Self.lingerQuiet || now - lingering.since >= Self.lingerMost
-        if isOver { context?.close(promise: nil) }
+        let standstill = now - lingering.lastProgress
+        if unacknowledged == 0 {
+            let quiet = now - max(lingering.lastInput, lingering.since)
+            if quiet >= Self.lingerQuiet || now - lingering.since >= Self.lingerMost { context?.close(promise: nil) }
+        } else if standstill >= limits.clientStallTimeout {
+            closeStalled(since: lingering.lastProgress, now)
+        } else if drainStart != nil, standstill >= Self.lingerQuiet, now - lingering.lastInput >= Self.lingerQuiet {
+            context?.close(promise: nil)  // the system goes on sending what it has; a stop does not wait for that
+        }
+    }
+
+    private func closeStalled(since start: MonotonicTime, _ now: MonotonicTime) {
+        gateway.limits.note(.clientStall)
+        gateway.logTimer("client_stall", of: limits.clientStallTimeout, now - start, requestID: nil)
+        context?.close(promise: nil)
     }
 
     /// The connection is gone, or must go now: whatever runs for it is stopped.
@@ -588,9 +607,7 @@ final class HTTPConnection: ChannelInboundHandler {
             lastDrained = drained
             lastDrain = now
         } else if now - lastDrain >= limits.clientStallTimeout {
-            gateway.limits.note(.clientStall)
-            gateway.logTimer("client_stall", of: limits.clientStallTimeout, now - lastDrain, requestID: nil)
-            context?.close(promise: nil)
+            closeStalled(since: lastDrain, now)
         }
     }
 

@@ -127,6 +127,7 @@ extension HTTPServer: GatewayOperations {
     private func reload(from source: ConfigurationSource) throws -> [String] {
         do {
             let loaded = try source()
+            guard !isStopped.load(ordering: .relaxed) else { throw GatewayError("the gateway has stopped") }
             let configuration = loaded.configuration
             let snapshot = try gateway.apply(configuration)
             OpenFiles.makeRoom(for: configuration.server, gateway.logger)

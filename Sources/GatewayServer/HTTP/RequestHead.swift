@@ -180,7 +180,7 @@ extension String {
 
     /// How much an Accept header wants a media type that it names (RFC 9110 section 12.5.1), 0...1.
     fileprivate func quality(of type: String) -> Double {
-        guard containsCaseless(type) else { return 0 }
+        guard utf8.count >= type.utf8.count, containsCaseless(type) else { return 0 }
         return split(separator: ",").map { range in
             let parts = range.split(separator: ";").map { $0.lowercased().filter { $0 != " " && $0 != "\t" } }
             guard parts.first == type else { return 0 }

@@ -141,12 +141,17 @@ final class HistoryStore: Sendable {
             state.clears += 1
             state.mustClear = true
         }
-        queue.async { if self.isOn { self.writePending() } else { self.clearUnused() } }
+        queue.async { self.write() }
     }
+
+    private func write() { if isOn { writePending() } else if mustClear { clearUnused() } }
 
     /// Where nothing is kept any more, the file of the time before still has its rows. Tried until it works.
     private func clearUnused() {
-        guard let path = configuration.path, FileIdentity(path) != nil else { return }
+        guard let path = configuration.path, FileIdentity(path) != nil else {
+            state.withLock { $0.mustClear = false }
+            return
+        }
         do {
             let unused = try HistoryDatabase(path: path, known: [])
             defer { unused.close() }
@@ -154,8 +159,7 @@ final class HistoryStore: Sendable {
             state.withLock { $0.mustClear = false }
         } catch {
             note(problem: error)
-            guard !state.withLock({ $0.isClosed }) else { return }
-            queue.asyncAfter(deadline: .now() + Self.retryInterval) { if self.mustClear { self.clearUnused() } }
+            scheduleWrite(after: Self.retryInterval)
         }
     }
 
@@ -199,6 +203,7 @@ final class HistoryStore: Sendable {
         guard isOn else { return done(.success([])) }
         queue.async {
             self.writePending()
+            if self.mustClear { self.writePending() }  // one that came meanwhile
             guard !self.mustClear, let database = self.database.withLock({ $0 }) else {
                 return done(.failure(GatewayError("the history cannot be read: \(self.status.reason ?? "")")))
             }
@@ -326,7 +331,7 @@ final class HistoryStore: Sendable {
         guard !isScheduled else { return }
         queue.asyncAfter(deadline: .now() + interval) {
             self.state.withLock { $0.isWriteScheduled = false }
-            self.writePending()
+            if !self.state.withLock({ $0.isClosed }) { self.write() }
         }
     }
 
@@ -434,7 +439,7 @@ final class HistoryStore: Sendable {
     /// Writes what waits and closes the file; blocks for as long as that takes, at most a few seconds.
     func close() {
         queue.sync {
-            if isOn { writePending() } else if mustClear { clearUnused() }
+            write()
             let (lost, mustClear) = state.withLock { state in
                 state.isClosed = true
                 return (state.pending.count, state.mustClear)
